@@ -1,0 +1,1 @@
+//! Pod certificate credentials that reload, for rustls mTLS.
