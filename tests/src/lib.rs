@@ -1,1 +1,26 @@
-//! Stories.
+//! The stories' stage: real and embedded clusters, and words to set a scene with.
+//!
+//! Read in this order: [`Bed`] is what a story runs on, [`Stage`] its own corner of it, [`server`] starts real API servers,
+//! [`signer`] the signer under test, [`leaf`] checks what it issues by other means than its own. The stories are in `it/`,
+//! the benchmark in `src/bin/bench.rs`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    clippy::print_stderr,
+    reason = "a story that cannot go on says so by a panic, and tells its progress"
+)]
+
+pub mod assets;
+pub mod call;
+pub mod keys;
+pub mod kept;
+pub mod leaf;
+pub mod proxy;
+pub mod server;
+pub mod until;
+
+pub use podmint_devcluster::Identity as Who;

@@ -1,0 +1,78 @@
+//! Where the programs are that the stories run: Kubernetes' own and ours.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+/// The versions of `tests/kube/versions`, newest first.
+pub const VERSIONS: [&str; 3] = ["1.37.2", "1.36.3", "1.35.4"];
+
+/// The folder with `etcd` and `kube-apiserver` of this version: `KUBEBUILDER_ASSETS` if that is what it holds, else built from Go modules.
+pub fn kubernetes(version: &str) -> PathBuf {
+    if let Some(brought) = brought()
+        && minor_of(&brought).is_some_and(|found| version.starts_with(&found))
+    {
+        return brought;
+    }
+    // One build at a time, and the second caller finds it done.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let built = Command::new(root().join("tests/kube/build")).arg(version).stderr(Stdio::inherit()).output();
+    let built = built.expect("tests/kube/build can be started");
+    assert!(built.status.success(), "tests/kube/build {version} failed: see its words above");
+    PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
+}
+
+/// One of our own binaries, built as this process was. Cargo knows whether there is anything to do.
+pub fn binary(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let built = Command::new("cargo")
+            .args(["build", "--quiet", "--release", "--workspace", "--bins"])
+            .current_dir(root())
+            .env("CARGO_TARGET_DIR", target())
+            .status()
+            .expect("cargo can be started");
+        assert!(built.success(), "cargo build --release --workspace --bins failed: see its words above");
+        target().join("release")
+    });
+    folder.join(name)
+}
+
+/// The clone.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the clone")
+}
+
+/// The target directory of this very run: `…/target/release/deps/it-…` or `…/target/release/bench`.
+fn target() -> PathBuf {
+    let this = std::env::current_exe().expect("a process knows its file");
+    let release = this.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "release"));
+    release.and_then(Path::parent).expect("the stories are built with --release").to_owned()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads the environment")]
+fn brought() -> Option<PathBuf> {
+    std::env::var("KUBEBUILDER_ASSETS").ok().filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
+
+/// "1.37." of "Kubernetes v1.37.2".
+fn minor_of(folder: &Path) -> Option<String> {
+    let said = Command::new(folder.join("kube-apiserver")).arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = said.trim().strip_prefix("Kubernetes v")?;
+    let (minor, _patch) = version.rsplit_once('.')?;
+    Some(format!("{minor}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_versions_are_those_of_the_list() {
+        let list = std::fs::read_to_string(root().join("tests/kube/versions")).unwrap();
+        let listed: Vec<&str> = list.lines().filter(|line| line.starts_with("1.")).collect();
+        assert_eq!(listed, VERSIONS);
+    }
+}

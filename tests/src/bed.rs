@@ -1,0 +1,137 @@
+//! What a story runs on: devcluster, or a real kube-apiserver of some version. The story cannot tell the difference.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use podmint_devcluster::DevCluster;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+use crate::assets::VERSIONS;
+use crate::server::{Kubernetes, Settings};
+use crate::{Who, call, install};
+
+/// A cluster to run a story on.
+#[derive(Clone)]
+pub struct Bed(Arc<Ground>);
+
+enum Ground {
+    Embedded(DevCluster),
+    Real(Kubernetes),
+}
+
+impl Bed {
+    /// A devcluster of the story's own.
+    pub async fn embedded() -> Self {
+        Self::over(bare()).await
+    }
+
+    /// A devcluster that behaves as these options say.
+    pub async fn over(options: podmint_devcluster::Options) -> Self {
+        Self(Arc::new(Ground::Embedded(DevCluster::start(options).await.expect("devcluster starts"))))
+    }
+
+    /// The one server of this version that all stories of a run share. Nothing but the signer checks anything there.
+    pub async fn shared(version: &'static str) -> Self {
+        static SHARED: [OnceCell<Bed>; VERSIONS.len()] = [const { OnceCell::const_new() }; VERSIONS.len()];
+        let place = VERSIONS.iter().position(|known| *known == version).expect("a version of the list");
+        SHARED[place].get_or_init(|| Self::own(Settings::of(version))).await.clone()
+    }
+
+    /// The one server of the newest version with everything a careful administrator switches on: NodeRestriction and our guard.
+    pub async fn guarded() -> Self {
+        static GUARDED: OnceCell<Bed> = OnceCell::const_new();
+        GUARDED
+            .get_or_init(async || {
+                let bed = Self::own(Settings { node_restriction: true, ..Settings::of(VERSIONS[0]) }).await;
+                install::guard(&bed).await;
+                bed
+            })
+            .await
+            .clone()
+    }
+
+    /// A server of the story's own, to be stopped, upgraded or misconfigured.
+    pub async fn own(settings: Settings) -> Self {
+        eprintln!("starting etcd and kube-apiserver {} …", settings.version);
+        Self(Arc::new(Ground::Real(Kubernetes::start(settings).await)))
+    }
+
+    /// A client for anybody.
+    pub async fn client(&self, who: &Who) -> kube::Client {
+        match &*self.0 {
+            Ground::Embedded(cluster) => cluster.client(who),
+            Ground::Real(server) => server.client(who).await,
+        }
+    }
+
+    /// The real server, where there is one.
+    pub fn server(&self) -> Option<&Kubernetes> {
+        match &*self.0 {
+            Ground::Real(server) => Some(server),
+            Ground::Embedded(_) => None,
+        }
+    }
+
+    /// The devcluster, where there is one.
+    pub fn devcluster(&self) -> Option<&DevCluster> {
+        match &*self.0 {
+            Ground::Embedded(cluster) => Some(cluster),
+            Ground::Real(_) => None,
+        }
+    }
+
+    /// A kubeconfig of a service account, for processes.
+    pub async fn kubeconfig(&self, namespace: &str, name: &str) -> String {
+        match &*self.0 {
+            Ground::Real(server) => server.kubeconfig(namespace, name).await,
+            Ground::Embedded(cluster) => cluster.kubeconfig(&Who::service_account(namespace, name)),
+        }
+    }
+
+    /// The newest version of `certificates.k8s.io` in which `resource` is served.
+    pub async fn api_version(&self, resource: &str) -> &'static str {
+        let admin = self.client(&Who::Admin).await;
+        for version in ["v1", "v1beta1"] {
+            let Ok(list) = call::get(&admin, &format!("/apis/certificates.k8s.io/{version}")).await else { continue };
+            let resources = list["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if resources.iter().any(|served| served["name"] == resource) {
+                return version;
+            }
+        }
+        panic!("{resource} is served in no version of certificates.k8s.io");
+    }
+}
+
+/// As bare as the real servers of the stories: nobody but the signer checks or tidies.
+pub fn bare() -> podmint_devcluster::Options {
+    podmint_devcluster::Options { node_restriction: false, controllers: false, ..podmint_devcluster::Options::default() }
+}
+
+/// Runs a story. All of them share one runtime, because they share servers and clients.
+pub fn run(story: impl Future<Output = ()>) {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime can be made")).block_on(story);
+}
+
+/// Declares stories that run on every bed. The modules they become are what `tests/run` chooses by: `devcluster`, `v1_37`
+/// always, `v1_36` and `v1_35` with `--rest`.
+#[macro_export]
+macro_rules! on_every_bed {
+    ($($(#[doc = $words:literal])* async fn $story:ident($bed:ident: Bed) $body:block)+) => {
+        $($(#[doc = $words])* async fn $story($bed: $crate::Bed) $body)+
+
+        mod devcluster {
+            $(#[test] fn $story() { $crate::run(async { super::$story($crate::Bed::embedded().await).await }); })+
+        }
+        mod v1_37 {
+            $(#[test] fn $story() { $crate::run(async { super::$story($crate::Bed::shared("1.37.2").await).await }); })+
+        }
+        mod v1_36 {
+            $(#[test] #[ignore = "tests/run --rest"] fn $story() { $crate::run(async { super::$story($crate::Bed::shared("1.36.3").await).await }); })+
+        }
+        mod v1_35 {
+            $(#[test] #[ignore = "tests/run --rest"] fn $story() { $crate::run(async { super::$story($crate::Bed::shared("1.35.4").await).await }); })+
+        }
+    };
+}

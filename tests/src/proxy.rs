@@ -1,0 +1,122 @@
+//! A proxy between a signer and a real API server that gives yesterday's answers: a read with `resourceVersion=0` of an object
+//! that a story has frozen shows the past, as an API server that lags behind etcd does. Anything else goes through unchanged.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A running proxy. It calls the API server as the client it was given, whoever calls it.
+pub struct LaggingProxy {
+    port: u16,
+    past: Arc<Past>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Past {
+    frozen: Mutex<BTreeMap<String, Option<Bytes>>>,
+    shown: Mutex<Vec<String>>,
+}
+
+impl LaggingProxy {
+    /// Listens on loopback.
+    pub async fn start(client: kube::Client) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let past = Arc::new(Past::default());
+        let task = tokio::spawn(serve(listener, client, Arc::clone(&past)));
+        Self { port, past, task }
+    }
+
+    /// A client that goes through the proxy.
+    pub fn client(&self) -> kube::Client {
+        let url = format!("http://127.0.0.1:{}", self.port).parse().expect("our own address");
+        kube::Client::try_from(kube::Config::new(url)).expect("a client can be made")
+    }
+
+    /// From now on a cached read of `path` shows this object, or that there is none.
+    pub fn freeze(&self, path: &str, object: Option<&serde_json::Value>) {
+        let object = object.map(|object| Bytes::from(object.to_string()));
+        self.past.frozen.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), object);
+    }
+
+    /// The paths of cached reads that were shown the past.
+    pub fn shown(&self) -> Vec<String> {
+        self.past.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for LaggingProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Past {
+    fn of(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        let cached = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "resourceVersion=0"));
+        if !cached || request.method() != Method::GET {
+            return None;
+        }
+        let path = request.uri().path();
+        let object = self.frozen.lock().unwrap_or_else(PoisonError::into_inner).get(path)?.clone();
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        Some(match object {
+            Some(object) => json(StatusCode::OK, object),
+            None => json(StatusCode::NOT_FOUND, Bytes::from_static(NOT_FOUND)),
+        })
+    }
+}
+
+const NOT_FOUND: &[u8] =
+    br#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"NotFound","message":"not found","code":404}"#;
+
+async fn serve(listener: TcpListener, client: kube::Client, past: Arc<Past>) {
+    while let Ok((stream, _peer)) = listener.accept().await {
+        let (client, past) = (client.clone(), Arc::clone(&past));
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(request, client.clone(), Arc::clone(&past)));
+            // A caller that hangs up in the middle is no concern of the proxy.
+            let _gone = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>, client: kube::Client, past: Arc<Past>) -> Result<Response<Body>, std::io::Error> {
+    if let Some(answer) = past.of(&request) {
+        return Ok(answer);
+    }
+    let (mut parts, body) = request.into_parts();
+    // The connection to the API server is not this one, and speaks with its own rights.
+    for header in [http::header::HOST, http::header::AUTHORIZATION, http::header::CONNECTION] {
+        parts.headers.remove(header);
+    }
+    parts.version = http::Version::default();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let sent = client.send(Request::from_parts(parts, kube::client::Body::from(body.to_vec()))).await;
+    let (parts, body) = sent.map_err(std::io::Error::other)?.into_parts();
+    let frames = body.into_data_stream().map_ok(Frame::data).map_err(std::io::Error::other);
+    let mut answer = Response::from_parts(parts, BodyExt::boxed_unsync(StreamBody::new(frames)));
+    answer.headers_mut().remove(http::header::TRANSFER_ENCODING);
+    *answer.version_mut() = http::Version::HTTP_11;
+    Ok(answer)
+}
+
+fn json(code: StatusCode, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,296 @@
+//! etcd and a real kube-apiserver on loopback, with keys and tokens made at run time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::call;
+use crate::kept::{Kept, Scratch};
+use crate::until::until;
+use crate::{Who, assets};
+
+/// How a server is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// One of [`assets::VERSIONS`].
+    pub version: &'static str,
+    /// Whether the admission plugin checks what node identities ask for. Off, nothing but the signer checks.
+    pub node_restriction: bool,
+    /// Whether every status write is recorded, for [`Kubernetes::status_writes`]. The benchmark leaves it out.
+    pub recorded: bool,
+}
+
+impl Settings {
+    /// This version, nothing switched on that a story does not ask for.
+    pub fn of(version: &'static str) -> Self {
+        Self { version, node_restriction: false, recorded: true }
+    }
+}
+
+/// One status write, as the API server itself recorded it.
+#[derive(Debug, Clone)]
+pub struct StatusWrite {
+    /// The request's namespace and name.
+    pub request: String,
+    /// The HTTP status code it got.
+    pub code: u16,
+    /// What the API server said when it refused.
+    pub message: String,
+}
+
+/// A control plane of two processes.
+#[derive(Debug)]
+pub struct Kubernetes {
+    settings: Settings,
+    etcd_port: u16,
+    port: u16,
+    authority: String,
+    token: String,
+    // In this order: first the API server ends, then etcd, then the folder is removed.
+    api: Mutex<Option<Kept>>,
+    _etcd: Kept,
+    scratch: Scratch,
+}
+
+impl Kubernetes {
+    /// Starts both and waits until the API server is ready.
+    pub async fn start(settings: Settings) -> Self {
+        let scratch = Scratch::new();
+        let authority = write_credentials(&scratch);
+        let token = random_word();
+        scratch.write("tokens.csv", &format!("{token},{},admin-uid,\"system:masters\"\n", Who::Admin.user_name()));
+        scratch.write("audit-policy.yaml", AUDIT_POLICY);
+        let [etcd_port, peer_port, port] = free_ports();
+        let etcd = start_etcd(&scratch, settings.version, etcd_port, peer_port);
+        let server = Self { settings, etcd_port, port, authority, token, api: Mutex::new(None), _etcd: etcd, scratch };
+        server.start_api(settings.version).await;
+        server
+    }
+
+    /// Starts the API server of any version on the same etcd, port and keys, after [`Kubernetes::stop_api`].
+    pub async fn start_api(&self, version: &str) {
+        let program = assets::kubernetes(version).join("kube-apiserver");
+        let process = Kept::start(&program, &self.arguments(version), &self.scratch.join("kube-apiserver.log"));
+        *self.api() = Some(process);
+        let admin = self.client(&Who::Admin).await;
+        until(format!("kube-apiserver {version} is ready"), async || {
+            if let Some(process) = self.api().as_ref() {
+                assert!(process.is_alive(), "kube-apiserver {version} ended:\n{}", process.last_words());
+            }
+            call::text(&admin, "/readyz").await.ok()
+        })
+        .await;
+    }
+
+    /// Ends the API server as a power cut does.
+    pub fn stop_api(&self) {
+        if let Some(process) = self.api().take() {
+            process.kill();
+        }
+    }
+
+    /// A client for anybody. Service accounts use real tokens; nodes and users are impersonated, which is all the same to
+    /// authorization and admission.
+    pub async fn client(&self, who: &Who) -> kube::Client {
+        self.client_through(who, &self.url()).await
+    }
+
+    /// The same, by way of another address (a proxy of a story).
+    pub async fn client_through(&self, who: &Who, url: &str) -> kube::Client {
+        let mut config = self.config(url);
+        match who {
+            Who::Admin => {}
+            Who::Node(_) => {
+                config.auth_info.impersonate = Some(who.user_name());
+                config.auth_info.impersonate_groups = Some(vec!["system:nodes".to_owned()]);
+            }
+            Who::User(name) => config.auth_info.impersonate = Some(name.clone()),
+            Who::ServiceAccount { namespace, name } => {
+                let token = self.service_account_token(namespace, name).await;
+                config.auth_info.token = Some(token.into());
+            }
+        }
+        kube::Client::try_from(config).expect("a client can be made")
+    }
+
+    /// A kubeconfig of a service account, for processes.
+    pub async fn kubeconfig(&self, namespace: &str, account: &str) -> String {
+        let token = self.service_account_token(namespace, account).await;
+        self.kubeconfig_with(&token)
+    }
+
+    /// A kubeconfig of the administrator.
+    pub fn admin_kubeconfig(&self) -> String {
+        self.kubeconfig_with(&self.token)
+    }
+
+    /// The version it was started as.
+    pub fn version(&self) -> &'static str {
+        self.settings.version
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The certificate its own TLS certificate is signed by, as PEM.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// A token of a service account that lives for an hour.
+    pub async fn service_account_token(&self, namespace: &str, name: &str) -> String {
+        let admin = kube::Client::try_from(self.config(&self.url())).expect("a client can be made");
+        let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let given = call::post(&admin, &path, &ask).await.unwrap_or_else(|why| panic!("no token for {namespace}/{name}: {why}"));
+        given["status"]["token"].as_str().expect("a token is text").to_owned()
+    }
+
+    /// Every write of a certificate request's status by this user, in order, in the API server's own words.
+    pub fn status_writes(&self, user: &str) -> Vec<StatusWrite> {
+        assert!(self.settings.recorded, "this server records nothing");
+        let text = std::fs::read_to_string(self.scratch.join("audit.jsonl")).unwrap_or_default();
+        let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.filter(|record| author(record) == Some(user)).map(|record| status_write(&record)).collect()
+    }
+
+    fn arguments(&self, version: &str) -> Vec<String> {
+        let file = |name: &str| self.scratch.join(name).display().to_string();
+        let mut arguments = vec![
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--secure-port={}", self.port),
+            format!("--tls-cert-file={}", file("server.crt")),
+            format!("--tls-private-key-file={}", file("server.key")),
+            format!("--token-auth-file={}", file("tokens.csv")),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-account-issuer=https://stories.example.org".to_owned(),
+            format!("--service-account-signing-key-file={}", file("accounts.key")),
+            format!("--service-account-key-file={}", file("accounts.pub")),
+            // Nobody runs a controller manager here that would make tokens and default accounts.
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            "--profiling=false".to_owned(),
+        ];
+        if self.settings.node_restriction {
+            arguments.push("--enable-admission-plugins=NodeRestriction".to_owned());
+        }
+        if self.settings.recorded {
+            arguments.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
+            arguments.push(format!("--audit-log-path={}", file("audit.jsonl")));
+        }
+        if !version.starts_with("1.37.") {
+            arguments.push("--runtime-config=certificates.k8s.io/v1beta1=true".to_owned());
+            arguments.push(
+                "--feature-gates=PodCertificateRequest=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true".to_owned(),
+            );
+        }
+        arguments
+    }
+
+    fn config(&self, url: &str) -> kube::Config {
+        let mut config = kube::Config::new(url.parse().expect("our own address"));
+        let authority = pem::parse(&self.authority).expect("our own certificate");
+        config.root_cert = Some(vec![authority.into_contents()]);
+        config.auth_info.token = Some(self.token.clone().into());
+        // A story wants to see what the server said the first time.
+        config.default_retry = false;
+        config
+    }
+
+    fn kubeconfig_with(&self, token: &str) -> String {
+        let authority = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &self.authority);
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "stories",
+            "clusters": [{"name": "stories", "cluster": {"server": self.url(), "certificate-authority-data": authority}}],
+            "users": [{"name": "stories", "user": {"token": token}}],
+            "contexts": [{"name": "stories", "context": {"cluster": "stories", "user": "stories"}}],
+        })
+        .to_string()
+    }
+
+    fn api(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.api.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who wrote: the impersonated user where there is one.
+fn author(record: &Value) -> Option<&str> {
+    record["impersonatedUser"]["username"].as_str().or_else(|| record["user"]["username"].as_str())
+}
+
+fn status_write(record: &Value) -> StatusWrite {
+    let object = &record["objectRef"];
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    StatusWrite {
+        request: format!("{}/{}", word(&object["namespace"]), word(&object["name"])),
+        code: record["responseStatus"]["code"].as_u64().and_then(|code| code.try_into().ok()).unwrap_or_default(),
+        message: word(&record["responseStatus"]["message"]),
+    }
+}
+
+/// Writes of a request's status, nothing else.
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    verbs: [update, patch]
+    resources: [{group: certificates.k8s.io, resources: [podcertificaterequests/status]}]
+  - level: None
+"#;
+
+fn start_etcd(scratch: &Scratch, version: &str, port: u16, peer_port: u16) -> Kept {
+    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    let arguments = [
+        format!("--data-dir={}", scratch.join("etcd").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+    ];
+    Kept::start(&assets::kubernetes(version).join("etcd"), &arguments, &scratch.join("etcd.log"))
+}
+
+/// Three at once, so that they differ.
+fn free_ports() -> [u16; 3] {
+    let held = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("a bound socket has an address").port())
+}
+
+/// The server's certificate and the key of service account tokens. Returns the authority clients are to trust.
+fn write_credentials(scratch: &Scratch) -> String {
+    let authority_key = rcgen::KeyPair::generate().expect("a key can be made");
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "stories");
+    let certificate = authority.self_signed(&authority_key).expect("the authority signs itself");
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+
+    let server_key = rcgen::KeyPair::generate().expect("a key can be made");
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let server = rcgen::CertificateParams::new(names).expect("these are names");
+    let server = server.signed_by(&server_key, &issuer).expect("the authority signs the server");
+    scratch.write("server.crt", &server.pem());
+    scratch.write("server.key", &server_key.serialize_pem());
+    let accounts_key = rcgen::KeyPair::generate().expect("a key can be made");
+    scratch.write("accounts.key", &accounts_key.serialize_pem());
+    scratch.write("accounts.pub", &accounts_key.public_key_pem());
+    certificate.pem()
+}
+
+/// Sixteen random bytes, as hexadecimal digits.
+pub(crate) fn random_word() -> String {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
