@@ -28,8 +28,14 @@
 //! agent.stop().await                                   // also on drop; volumes stay on disk
 //! ```
 
+mod api;
+mod clock;
+mod cluster;
 mod options;
+mod rules;
 
+pub use api::fault::{Failure, Faults, Verb};
+pub use cluster::DevCluster;
 pub use options::{Identity, Options, Versions};
 
 /// The node agent.
