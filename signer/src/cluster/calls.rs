@@ -1,0 +1,323 @@
+//! One call to the API server: a method, a path and JSON in; JSON or a [`CallError`] out. Every call has a time limit and a size
+//! limit, and every reply sets the clock.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::clock::ServerClock;
+
+/// The way to the API server that all parts of the signer share.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    client: kube::Client,
+    clock: ServerClock,
+}
+
+impl Calls {
+    pub(crate) fn new(client: kube::Client, clock: ServerClock) -> Self {
+        Self { client, clock }
+    }
+
+    pub(crate) fn clock(&self) -> &ServerClock {
+        &self.clock
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        decode(&self.get_bytes(path).await?)
+    }
+
+    /// The reply as it came, for those who read it in parts.
+    pub(crate) async fn get_bytes(&self, path: &str) -> Result<Bytes, CallError> {
+        self.call(Method::GET, path, JSON, None).await
+    }
+
+    pub(crate) async fn create<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CallError> {
+        decode(&self.call(Method::POST, path, JSON, Some(encode(body)?)).await?)
+    }
+
+    pub(crate) async fn replace<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, CallError> {
+        decode(&self.call(Method::PUT, path, JSON, Some(encode(body)?)).await?)
+    }
+
+    /// Replaces and asks for the metadata alone in return: a status that we wrote need not come back to be known.
+    pub(crate) async fn replace_briefly(&self, path: &str, body: Vec<u8>) -> Result<(), CallError> {
+        self.call(Method::PUT, path, METADATA, Some(body)).await.map(drop)
+    }
+
+    /// Opens a stream of lines. Only its opening has a time limit here.
+    pub(crate) async fn open(&self, path: &str) -> Result<Body, CallError> {
+        let opened = async {
+            let reply = self.send(Method::GET, path, JSON, None).await?;
+            if reply.status() == StatusCode::OK {
+                return Ok(reply.into_body());
+            }
+            refused(reply).await
+        };
+        within(CALL_LIMIT, opened).await
+    }
+
+    async fn call(&self, method: Method, path: &str, accept: &str, body: Option<Vec<u8>>) -> Result<Bytes, CallError> {
+        let called = async {
+            let reply = self.send(method, path, accept, body).await?;
+            if !reply.status().is_success() {
+                return refused(reply).await;
+            }
+            collect(reply.into_body(), REPLY_LIMIT).await
+        };
+        within(CALL_LIMIT, called).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Body>, CallError> {
+        let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, JSON);
+        }
+        let request = request.body(Body::from(body.unwrap_or_default())).map_err(CallError::Path)?;
+        let reply = self.client.send(request).await.map_err(CallError::Unreachable)?;
+        self.clock.hear(reply.headers(), Instant::now());
+        Ok(reply)
+    }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    tokio::time::timeout(limit, call).await.unwrap_or(Err(CallError::Late(limit)))
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, CallError> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(CallError::Unreachable)?;
+        if let Ok(data) = frame.into_data() {
+            if whole.len().saturating_add(data.len()) > limit {
+                return Err(CallError::TooLong(limit));
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.freeze())
+}
+
+async fn refused<T>(reply: Response<Body>) -> Result<T, CallError> {
+    let code = reply.status();
+    let retry_after = reply
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_RETRY_AFTER)));
+    let body = collect(reply.into_body(), REFUSAL_LIMIT).await.unwrap_or_default();
+    let status = serde_json::from_slice(&body).unwrap_or_else(|_| Status {
+        // A proxy between us and the API server answers in words of its own.
+        message: String::from_utf8_lossy(&body).chars().take(200).collect(),
+        ..Status::default()
+    });
+    Err(CallError::Refused(Box::new(Refused { code, retry_after, status })))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(bytes).map_err(CallError::Reply)
+}
+
+fn encode(body: &impl Serialize) -> Result<Vec<u8>, CallError> {
+    serde_json::to_vec(body).map_err(CallError::Body)
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// It may have been carried out all the same.
+    #[error("no answer from the API server within {0:?}")]
+    Late(Duration),
+    /// It may have been carried out all the same.
+    #[error("could not reach the API server")]
+    Unreachable(#[source] kube::Error),
+    /// The API server said no.
+    #[error("{0}")]
+    Refused(Box<Refused>),
+    /// The reply is not what we asked for.
+    #[error("could not read the API server's reply")]
+    Reply(#[source] serde_json::Error),
+    /// More than anything we ask for can be.
+    #[error("the API server's reply is longer than {0} bytes")]
+    TooLong(usize),
+    /// The body could not be written.
+    #[error("could not write the request to the API server")]
+    Body(#[source] serde_json::Error),
+    /// The path is none.
+    #[error("could not form the request to the API server")]
+    Path(#[source] http::Error),
+}
+
+/// The API server's own words.
+#[derive(Debug)]
+pub struct Refused {
+    code: StatusCode,
+    retry_after: Option<Duration>,
+    status: Status,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the API server answered {}: {}", self.code.as_u16(), self.status.message)
+    }
+}
+
+/// The part of the API's `Status` that we act on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    #[serde(default)]
+    pub(crate) code: u16,
+    #[serde(default)]
+    pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) message: String,
+    #[serde(default)]
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    causes: Vec<Cause>,
+    #[serde(default)]
+    retry_after_seconds: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    field: String,
+}
+
+impl CallError {
+    fn refusal(&self) -> Option<&Refused> {
+        match self {
+            Self::Refused(refused) => Some(refused),
+            Self::Late(_) | Self::Unreachable(_) | Self::Reply(_) | Self::TooLong(_) | Self::Body(_) | Self::Path(_) => {
+                None
+            }
+        }
+    }
+
+    fn code(&self) -> Option<StatusCode> {
+        self.refusal().map(|refused| refused.code)
+    }
+
+    /// The object asked for is not there, though its kind is served.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.refusal().is_some_and(|refused| refused.code == StatusCode::NOT_FOUND && refused.names_an_object())
+    }
+
+    /// The kind or its version is not served here: time to discover again.
+    pub(crate) fn is_unserved(&self) -> bool {
+        self.refusal().is_some_and(|refused| refused.code == StatusCode::NOT_FOUND && !refused.names_an_object())
+    }
+
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.code() == Some(StatusCode::CONFLICT)
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code() == Some(StatusCode::FORBIDDEN)
+    }
+
+    /// The resourceVersion or continue token is too old.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.code() == Some(StatusCode::GONE)
+    }
+
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.code() == Some(StatusCode::UNPROCESSABLE_ENTITY)
+    }
+
+    /// Somebody else's answer stands already, and answers are final.
+    pub(crate) fn is_immutable(&self) -> bool {
+        self.is_invalid() && self.refusal().is_some_and(|refused| refused.any_cause(|cause| cause.message.contains("immutable")))
+    }
+
+    /// The status strategy found that we lack `sign` on the signer name; it says so as an invalid field.
+    pub(crate) fn lacks_sign(&self) -> bool {
+        self.is_invalid()
+            && self
+                .refusal()
+                .is_some_and(|refused| refused.any_cause(|cause| cause.field == "spec.signerName" && cause.forbids()))
+    }
+
+    /// The API server has more to do than it can; fewer calls at a time would help.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Self::Late(_))
+            || matches!(
+                self.code(),
+                Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+            )
+    }
+
+    /// The call may have been carried out although we were not told so.
+    pub(crate) fn may_have_landed(&self) -> bool {
+        match self {
+            Self::Late(_) | Self::Unreachable(_) | Self::Reply(_) | Self::TooLong(_) => true,
+            Self::Refused(refused) => refused.code.is_server_error(),
+            Self::Body(_) | Self::Path(_) => false,
+        }
+    }
+
+    /// How long the API server asks us to stay away.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let refused = self.refusal()?;
+        let told = refused.status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+        refused.retry_after.or((told > 0).then(|| Duration::from_secs(told.min(LONGEST_RETRY_AFTER))))
+    }
+}
+
+impl Refused {
+    /// For an object the API server names it; for an unknown path it has nothing to name.
+    fn names_an_object(&self) -> bool {
+        self.status.details.as_ref().is_some_and(|details| !details.name.is_empty())
+    }
+
+    fn any_cause(&self, test: impl Fn(&Cause) -> bool) -> bool {
+        self.status.details.as_ref().is_some_and(|details| details.causes.iter().any(test))
+    }
+}
+
+impl Cause {
+    fn forbids(&self) -> bool {
+        self.reason == "FieldValueForbidden" || self.message.starts_with("Forbidden")
+    }
+}
+
+const JSON: &str = "application/json";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+/// An API server keeps a request no longer than a minute, and queues it at most a quarter of that; a reply later than this is lost.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// A page of a list is the longest reply we ask for; see `watch` for what happens when it is longer.
+pub(crate) const REPLY_LIMIT: usize = 8 << 20;
+const REFUSAL_LIMIT: usize = 256 << 10;
+/// Seconds. Nobody sends us away for longer than a pod waits for its first mount to be tried again.
+const LONGEST_RETRY_AFTER: u64 = 120;

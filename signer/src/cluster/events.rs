@@ -1,0 +1,130 @@
+//! Tells a pod's author why its certificate does not come: an Event on the pod. Best effort and bounded: an Event is never worth
+//! a certificate.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::calls::Calls;
+use crate::{
+    chain::Chain,
+    metrics::Metrics,
+    names::{Namespace, PodName, PodUid},
+    pace::{Pace, chance},
+};
+
+/// What is to be told, about which pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Notice {
+    pub(crate) namespace: Namespace,
+    pub(crate) pod: PodName,
+    pub(crate) pod_uid: PodUid,
+    /// One word, for machines.
+    pub(crate) reason: &'static str,
+    /// What to change, for people.
+    pub(crate) text: String,
+}
+
+/// Where notices are left. Never waits.
+#[derive(Clone)]
+pub(crate) struct Notices {
+    out: mpsc::Sender<Notice>,
+    metrics: Metrics,
+}
+
+impl Notices {
+    /// The one who leaves notices and the one who writes them.
+    pub(crate) fn new(calls: Calls, identity: String, metrics: Metrics, pace: Pace) -> (Self, Writer) {
+        let (out, notices) = mpsc::channel(WAITING);
+        let writer = Writer { calls, identity, metrics: metrics.clone(), pace, notices, told: HashMap::new() };
+        (Self { out, metrics }, writer)
+    }
+
+    pub(crate) fn leave(&self, notice: Notice) {
+        if let Err(error) = self.out.try_send(notice) {
+            self.metrics.events_dropped.inc();
+            tracing::debug!(%error, "too many events to write: dropped one");
+        }
+    }
+}
+
+/// Writes the notices, one after the other.
+pub(crate) struct Writer {
+    calls: Calls,
+    identity: String,
+    metrics: Metrics,
+    pace: Pace,
+    notices: mpsc::Receiver<Notice>,
+    /// When each pod was last told something.
+    told: HashMap<PodUid, Instant>,
+}
+
+impl Writer {
+    /// Until the last [`Notices`] is gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(notice) = self.notices.recv().await {
+            if !self.may_tell(&notice.pod_uid, Instant::now()) {
+                continue;
+            }
+            let path = format!("/api/v1/namespaces/{}/events", notice.namespace);
+            if let Err(error) = self.calls.create::<Value>(&path, &self.event(&notice)).await {
+                self.metrics.events_dropped.inc();
+                tracing::debug!(pod = %notice.pod, namespace = %notice.namespace, error = %Chain(&error), "could not write an event");
+            }
+        }
+    }
+
+    /// Never more than one a minute for a pod.
+    fn may_tell(&mut self, pod: &PodUid, now: Instant) -> bool {
+        let quiet = self.pace.of(QUIET);
+        if self.told.len() >= REMEMBERED {
+            self.told.retain(|_, told| now.saturating_duration_since(*told) < quiet);
+        }
+        let recently = self.told.get(pod).is_some_and(|told| now.saturating_duration_since(*told) < quiet);
+        if recently || self.told.len() >= REMEMBERED {
+            return false;
+        }
+        self.told.insert(pod.clone(), now);
+        true
+    }
+
+    fn event(&self, notice: &Notice) -> Value {
+        let now = self.calls.clock().now().and_then(|now| jiff::Timestamp::from_second(now.unix_timestamp()).ok());
+        let now = now.map(|now| now.to_string());
+        // A name is unique if the time in it is: by pod there is at most one a minute.
+        let stamp = format!("{:x}{:04x}", self.calls.clock().now().map_or(0, |now| now.unix_timestamp()), chance());
+        let pod: String = notice.pod.as_str().chars().take(LONGEST_NAME).collect();
+        let text: String = notice.text.chars().take(LONGEST_TEXT).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": format!("{}.{stamp}", pod.trim_end_matches(['.', '-'])), "namespace": notice.namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod",
+                "namespace": notice.namespace, "name": notice.pod, "uid": notice.pod_uid,
+            },
+            "type": "Warning",
+            "reason": notice.reason,
+            "message": text,
+            "source": {"component": "podmint-signer"},
+            "reportingComponent": "podmint.dev/signer",
+            "reportingInstance": self.identity,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        })
+    }
+}
+
+const QUIET: Duration = Duration::from_mins(1);
+const WAITING: usize = 256;
+/// With more pods than this to tell something in one minute, the cause is not theirs.
+const REMEMBERED: usize = 10_000;
+/// Letters of the pod's name in the Event's, which may have 253.
+const LONGEST_NAME: usize = 200;
+/// What the API server takes.
+const LONGEST_TEXT: usize = 1000;

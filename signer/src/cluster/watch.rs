@@ -1,0 +1,356 @@
+//! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
+//! versions or single objects, the watch goes on; it ends only when it is stopped.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    calls::{CallError, Calls, Status},
+    lines::{Line, Lines},
+    versions::{GROUP, REQUESTS, Version, Versions},
+    wire::RequestObject,
+};
+use crate::{
+    chain::Chain,
+    metrics::Metrics,
+    names::{RequestUid, SignerName},
+    pace::{Backoff, Pace, chance},
+};
+
+/// What the watch tells the controller.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A listing begins; it has this number.
+    Listing(u64),
+    /// A request as it is now, read through this version. Answered ones come too: somebody has to see what was issued under
+    /// our name.
+    Seen(Version, Box<RequestObject>),
+    /// A request was deleted.
+    Gone(RequestUid),
+    /// The listing ended: what it did not show is gone.
+    Listed(u64),
+}
+
+/// One watch, of one signer name.
+pub(crate) struct Watch {
+    pub(crate) calls: Calls,
+    pub(crate) versions: Versions,
+    pub(crate) signer: SignerName,
+    pub(crate) out: mpsc::Sender<News>,
+    pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
+}
+
+/// Why a stream of events ended.
+#[derive(Debug)]
+enum End {
+    /// As every watch does in the end: go on from the last event.
+    Over,
+    /// What comes next is not known any more: list again.
+    Lost(&'static str),
+    Failed(WatchError),
+    /// Nobody listens.
+    Stopped,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("the API server serves no {REQUESTS}: is the feature gate PodCertificateRequest on, and {GROUP}/v1 or v1beta1 enabled?")]
+    NotServed,
+    #[error("could not list {REQUESTS}")]
+    List(#[source] CallError),
+    #[error("could not watch {REQUESTS}")]
+    Open(#[source] CallError),
+    #[error("the watch of {REQUESTS} broke off: {0}")]
+    Broken(String),
+    #[error("the watch of {REQUESTS} was silent")]
+    Silent,
+    #[error("the controller has stopped listening")]
+    Stopped,
+}
+
+impl WatchError {
+    fn cause(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::NotServed | Self::List(_) | Self::Open(_) | Self::Broken(_) | Self::Stopped => "error",
+        }
+    }
+
+    /// Whether the path may be gone because the cluster changed under us.
+    fn is_unserved(&self) -> bool {
+        match self {
+            Self::NotServed => true,
+            Self::List(error) | Self::Open(error) => error.is_unserved(),
+            Self::Broken(_) | Self::Silent | Self::Stopped => false,
+        }
+    }
+}
+
+impl Watch {
+    /// Watches until the receiving end is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut attempt = 0_u32;
+        let mut round = 0_u64;
+        while !self.out.is_closed() {
+            round = round.saturating_add(1);
+            let error = match self.list(round).await {
+                Err(error) => error,
+                Ok((version, from)) => {
+                    attempt = 0;
+                    match self.follow(version, from).await {
+                        Ok(cause) => {
+                            self.metrics.watch_restarted(cause);
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
+                }
+            };
+            if matches!(error, WatchError::Stopped) {
+                return;
+            }
+            self.metrics.watch_restarted(error.cause());
+            let wait = self.pace.of(RETRY.wait(attempt, chance()));
+            attempt = attempt.saturating_add(1);
+            tracing::warn!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "cannot see certificate requests");
+            tokio::time::sleep(wait).await;
+            if error.is_unserved()
+                && let Err(error) = self.versions.discover().await
+            {
+                tracing::warn!(error = %Chain(&error), "could not ask which versions the API server serves");
+            }
+        }
+    }
+
+    async fn list(&mut self, round: u64) -> Result<(Version, String), WatchError> {
+        let version = self.versions.served().requests.ok_or(WatchError::NotServed)?;
+        self.tell(News::Listing(round)).await?;
+        let (mut at_once, mut next) = (PAGE, String::new());
+        loop {
+            let path = format!("{}?{}&limit={at_once}&continue={}", path(version), self.selector(), encode(&next));
+            let page = match self.calls.get::<Page>(&path).await {
+                // Annotations may weigh a quarter of a megabyte each.
+                Err(CallError::TooLong(_)) if at_once > 1 => {
+                    at_once = at_once.checked_div(8).unwrap_or(1).max(1);
+                    continue;
+                }
+                page => page.map_err(WatchError::List)?,
+            };
+            for request in page.items.unwrap_or_default() {
+                self.see(version, request).await?;
+            }
+            next = page.metadata.next.unwrap_or_default();
+            if next.is_empty() {
+                self.tell(News::Listed(round)).await?;
+                return Ok((version, page.metadata.resource_version));
+            }
+        }
+    }
+
+    /// Watches from a resourceVersion on, again and again, until it is time to list. Says why.
+    async fn follow(&mut self, version: Version, mut from: String) -> Result<&'static str, WatchError> {
+        let begun = Instant::now();
+        let mut attempt = 0_u32;
+        while begun.elapsed() < RELIST {
+            let known = from.clone();
+            match self.stream(version, &mut from).await {
+                End::Over => attempt = 0,
+                End::Lost(cause) => return Ok(cause),
+                End::Stopped => return Err(WatchError::Stopped),
+                End::Failed(error) if error.is_unserved() => return Err(error),
+                End::Failed(error) => {
+                    // A stream that brought something was alive: its end is no sign that the next will fail.
+                    attempt = if from == known { attempt.saturating_add(1) } else { 0 };
+                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    tracing::info!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "watching again");
+                    self.metrics.watch_restarted(error.cause());
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            if self.out.is_closed() {
+                return Err(WatchError::Stopped);
+            }
+        }
+        Ok("ended")
+    }
+
+    async fn stream(&mut self, version: Version, from: &mut String) -> End {
+        let path = format!(
+            "{}?{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
+            path(version),
+            self.selector(),
+            STREAM.as_secs(),
+            encode(from)
+        );
+        let mut lines = match self.calls.open(&path).await {
+            Ok(body) => Lines::new(body),
+            Err(error) if error.is_expired() => return End::Lost("expired"),
+            Err(error) => return End::Failed(WatchError::Open(error)),
+        };
+        loop {
+            let line = tokio::select! {
+                line = lines.next(SILENCE) => line,
+                () = self.out.closed() => return End::Stopped,
+            };
+            let whole = match line {
+                Line::Whole(line) => line,
+                Line::TooLong => {
+                    self.skip("an event is longer than any object can be");
+                    // Its resourceVersion is lost with it, but that of the next event covers it.
+                    continue;
+                }
+                Line::Silence => return End::Failed(WatchError::Silent),
+                Line::End(None) => return End::Over,
+                Line::End(Some(error)) => return End::Failed(WatchError::Broken(error)),
+            };
+            match self.event(version, &whole, from).await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn event(&mut self, version: Version, line: &[u8], from: &mut String) -> Result<(), End> {
+        let event: Event<'_> = match serde_json::from_slice(line) {
+            Ok(event) => event,
+            // A stream that is cut off ends in half a line.
+            Err(error) if error.is_eof() => return Err(End::Over),
+            Err(error) => {
+                self.skip(&error.to_string());
+                return Ok(());
+            }
+        };
+        let told = match &*event.kind {
+            "ADDED" | "MODIFIED" => {
+                let request: RequestObject = match serde_json::from_str(event.object.get()) {
+                    Ok(request) => request,
+                    Err(error) => {
+                        self.skip(&error.to_string());
+                        return Ok(());
+                    }
+                };
+                if let Ok(target) = request.target() {
+                    target.resource_version.as_str().clone_into(from);
+                }
+                self.see(version, request).await
+            }
+            "DELETED" => match serde_json::from_str::<RequestObject>(event.object.get()).map(|request| request.target()) {
+                Ok(Ok(target)) => {
+                    target.resource_version.as_str().clone_into(from);
+                    self.tell(News::Gone(target.uid)).await
+                }
+                Ok(Err(error)) => {
+                    self.skip(&error.to_string());
+                    Ok(())
+                }
+                Err(error) => {
+                    self.skip(&error.to_string());
+                    Ok(())
+                }
+            },
+            "BOOKMARK" => {
+                if let Ok(mark) = serde_json::from_str::<Bookmark>(event.object.get()) {
+                    *from = mark.metadata.resource_version;
+                }
+                Ok(())
+            }
+            "ERROR" => {
+                let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
+                if status.code == http::StatusCode::GONE.as_u16() || status.reason == "Expired" {
+                    return Err(End::Lost("expired"));
+                }
+                return Err(End::Failed(WatchError::Broken(format!("{} {}", status.code, status.message))));
+            }
+            other => {
+                self.skip(&format!("an event of unknown type {:?}", crate::names::clip(other)));
+                Ok(())
+            }
+        };
+        told.map_err(|_| End::Stopped)
+    }
+
+    async fn see(&self, version: Version, request: RequestObject) -> Result<(), WatchError> {
+        // The field selector has done this on the server. A server that ignores it must not make us sign for others.
+        if request.signer_name() == Some(self.signer.as_str()) {
+            return self.tell(News::Seen(version, Box::new(request))).await;
+        }
+        if request.signer_name().is_none() {
+            self.skip("a request names no signer");
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, news: News) -> Result<(), WatchError> {
+        self.out.send(news).await.map_err(|_| WatchError::Stopped)
+    }
+
+    fn skip(&self, why: &str) {
+        self.metrics.malformed_objects.inc();
+        tracing::warn!(signer = %self.signer, why, "skipped an object that cannot be read");
+    }
+
+    fn selector(&self) -> String {
+        format!("fieldSelector={}", encode(&format!("spec.signerName={}", self.signer)))
+    }
+}
+
+/// The path of all requests of the cluster.
+fn path(version: Version) -> String {
+    format!("/apis/{GROUP}/{}/{REQUESTS}", version.as_str())
+}
+
+/// Percent-encodes a query's value.
+pub(crate) fn encode(value: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if value.bytes().all(plain) {
+        return value.into();
+    }
+    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    items: Option<Vec<RequestObject>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: BookmarkMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMetadata {
+    resource_version: String,
+}
+
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
+/// What a request weighs at most is 40 kB, 3 kB as a rule.
+const PAGE: u32 = 500;
+/// A stream this short needs no bookmarks to show that it is alive: the API server ends it in time, or it is dead.
+const STREAM: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(35);
+/// A watch that lost an event without a word would otherwise lose it for ever.
+const RELIST: Duration = Duration::from_mins(10);
