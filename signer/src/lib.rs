@@ -1,1 +1,9 @@
 //! The Podmint signer.
+
+mod chain;
+pub mod names;
+pub mod config;
+pub mod cluster;
+pub mod pipeline;
+pub mod authority;
+pub mod pace;

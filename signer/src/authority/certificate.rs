@@ -1,0 +1,129 @@
+//! A CA's certificate, read as far as we depend on it.
+
+use pem::{LineEnding, Pem};
+use time::OffsetDateTime;
+use x509_parser::{
+    extensions::{GeneralName, NameConstraints, ParsedExtension},
+    oid_registry::OID_X509_EXT_NAME_CONSTRAINTS,
+    prelude::{FromDer, X509Certificate},
+};
+
+use super::load::LoadError;
+use crate::names::Sha256;
+
+/// A certificate that may sign others.
+#[derive(Debug)]
+pub(super) struct CaCertificate {
+    pub(super) der: Vec<u8>,
+    pub(super) spki: Vec<u8>,
+    pub(super) not_before: OffsetDateTime,
+    pub(super) not_after: OffsetDateTime,
+    pub(super) fingerprint: Sha256,
+}
+
+impl CaCertificate {
+    /// Reads one, and checks that it may sign, and nothing in it stands against the leaves that we sign.
+    pub(super) fn check(field: &'static str, der: &[u8]) -> Result<Self, LoadError> {
+        let certificate = parse(field, der)?;
+        let constraints = certificate.basic_constraints().ok().flatten();
+        let usage = certificate.key_usage().ok().flatten();
+        if !constraints.is_some_and(|constraints| constraints.critical && constraints.value.ca) {
+            return Err(LoadError::NoCa(field));
+        }
+        if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+            return Err(LoadError::NoCertSign(field));
+        }
+        if name_constraints(&certificate).is_some_and(|constraints| names_uri(constraints)) {
+            return Err(LoadError::UriConstraints(field));
+        }
+        let extended = certificate.extended_key_usage().map_err(|_garbage| LoadError::Unreadable(field))?;
+        if extended.is_some_and(|usage| !usage.value.any && !(usage.value.client_auth && usage.value.server_auth)) {
+            return Err(LoadError::Usage(field));
+        }
+        Ok(Self {
+            der: der.to_vec(),
+            spki: certificate.public_key().raw.to_vec(),
+            not_before: certificate.validity().not_before.to_datetime(),
+            not_after: certificate.validity().not_after.to_datetime(),
+            fingerprint: Sha256::of(der),
+        })
+    }
+
+    /// How many CAs may follow below; none where it is not limited.
+    pub(super) fn path_length(&self, field: &'static str) -> Result<Option<u32>, LoadError> {
+        let certificate = parse(field, &self.der)?;
+        let constraints = certificate.basic_constraints().ok().flatten();
+        Ok(constraints.and_then(|constraints| constraints.value.path_len_constraint))
+    }
+
+    /// Whether `issuer` signed this one: by name, by key identifier, and by signature.
+    pub(super) fn is_signed_by(&self, field: &'static str, issuer: &Self) -> Result<bool, LoadError> {
+        let (lower, upper) = (parse(field, &self.der)?, parse(field, &issuer.der)?);
+        let named = lower.issuer().as_raw() == upper.subject().as_raw();
+        let identified = match (authority_key(&lower), subject_key(&upper)) {
+            (Some(authority), Some(subject)) => authority == subject,
+            // A root need not say who signed it.
+            (None, _) | (_, None) => self.fingerprint == issuer.fingerprint,
+        };
+        Ok(named && identified && lower.verify_signature(Some(upper.public_key())).is_ok())
+    }
+
+    pub(super) fn to_pem(&self) -> String {
+        to_pem(&self.der)
+    }
+}
+
+/// One `CERTIFICATE` block.
+pub(crate) fn to_pem(der: &[u8]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new("CERTIFICATE", der), config)
+}
+
+/// All blocks of a text, each of which must be a `CERTIFICATE`, and of which there must be one.
+pub(crate) fn from_pem(pem: &[u8]) -> Option<Vec<Vec<u8>>> {
+    // A CA's Secret is small. What is large was not written by us, and is not worth the time.
+    const MOST: usize = 64 * 1024;
+    if pem.len() > MOST {
+        return None;
+    }
+    let blocks = pem::parse_many(pem).ok()?;
+    if blocks.is_empty() || blocks.iter().any(|block| block.tag() != "CERTIFICATE") {
+        return None;
+    }
+    Some(blocks.into_iter().map(Pem::into_contents).collect())
+}
+
+fn parse<'d>(field: &'static str, der: &'d [u8]) -> Result<X509Certificate<'d>, LoadError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) | Err(_) => Err(LoadError::Unreadable(field)),
+    }
+}
+
+fn name_constraints<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c NameConstraints<'c>> {
+    let extension = certificate.get_extension_unique(&OID_X509_EXT_NAME_CONSTRAINTS).ok().flatten()?;
+    match extension.parsed_extension() {
+        ParsedExtension::NameConstraints(constraints) => Some(constraints),
+        _ => None,
+    }
+}
+
+/// webpki refuses every certificate below a CA that has a constraint on URIs, of whatever kind.
+fn names_uri(constraints: &NameConstraints<'_>) -> bool {
+    let lists = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
+    lists.into_iter().flatten().flatten().any(|subtree| matches!(subtree.base, GeneralName::URI(_)))
+}
+
+fn authority_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref().map(|key| key.0),
+        _ => None,
+    })
+}
+
+fn subject_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),
+        _ => None,
+    })
+}

@@ -1,0 +1,134 @@
+//! The configuration: a stream of `PodSigner` documents in YAML comes in, checked values come out, or an error that names the
+//! document, the field and the line, and says what to write instead.
+
+mod check;
+mod document;
+mod pattern;
+mod report;
+
+use std::sync::Arc;
+
+pub use self::{document::ConfigError, pattern::Pattern};
+use crate::{
+    names::{DnsName, NameError, Namespace, ServiceAccountName, SignerName, TrustDomain},
+    pipeline::KeyType,
+};
+
+/// The two domains of an installation, given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domains {
+    /// All our signer names are below this one: admission guard and RBAC name it.
+    pub signer: DnsName,
+    /// The cluster's DNS domain.
+    pub cluster: DnsName,
+}
+
+impl Domains {
+    /// Checks both.
+    pub fn parse(signer: &str, cluster: &str) -> Result<Self, NameError> {
+        Ok(Self { signer: DnsName::parse(signer)?, cluster: DnsName::parse(cluster)? })
+    }
+}
+
+/// What is in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    signers: Vec<Arc<PodSigner>>,
+    domains: Domains,
+}
+
+/// One signer name, and who gets certificates by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSigner {
+    /// `metadata.name`.
+    pub name: DnsName,
+    /// `spec.signerName`.
+    pub signer_name: SignerName,
+    /// `spec.trustDomain`.
+    pub trust_domain: TrustDomain,
+    /// `spec.allow`: nobody is admitted by an empty list.
+    pub allow: Box<[AllowRule]>,
+    /// `spec.suspend`.
+    pub suspend: bool,
+    /// `spec.keyTypes`.
+    pub key_types: Box<[KeyType]>,
+    /// `spec.lifetime`.
+    pub lifetime: Lifetime,
+    /// `spec.authority.selfManaged`.
+    pub authority: SelfManaged,
+}
+
+/// Who is admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowRule {
+    /// For messages and the audit log.
+    pub name: String,
+    /// Of which one must match.
+    pub namespaces: Box<[Pattern]>,
+    /// Of which one must match.
+    pub service_accounts: Box<[Pattern]>,
+}
+
+/// How long certificates live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The longest life that is granted.
+    pub max_seconds: u32,
+    /// Renewal begins somewhere from here on, in thousandths of the life …
+    pub refresh_from_permille: u32,
+    /// … to here.
+    pub refresh_to_permille: u32,
+}
+
+/// Where a CA that Podmint makes itself is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfManaged {
+    /// The Secret of the issuing CA, read by every replica.
+    pub secret_name: DnsName,
+    /// The Secret of the root, read only while an issuing CA is made.
+    pub root_secret_name: DnsName,
+}
+
+impl SelfManaged {
+    /// Both Secrets.
+    pub(crate) fn names(&self) -> [&DnsName; 2] {
+        let Self { secret_name, root_secret_name } = self;
+        [secret_name, root_secret_name]
+    }
+}
+
+impl Config {
+    /// Reads and checks a stream of documents.
+    pub fn parse(yaml: &str, domains: &Domains) -> Result<Self, ConfigError> {
+        let signers = check::signers(&document::read(yaml)?, domains)?;
+        Ok(Self { signers: signers.into_iter().map(Arc::new).collect(), domains: domains.clone() })
+    }
+
+    /// All of them, as they stand in the file.
+    pub fn signers(&self) -> &[Arc<PodSigner>] {
+        &self.signers
+    }
+
+    /// The one with this name.
+    pub fn signer(&self, name: &SignerName) -> Option<&Arc<PodSigner>> {
+        self.signers.iter().find(|signer| signer.signer_name == *name)
+    }
+
+    /// The domains of this installation.
+    pub fn domains(&self) -> &Domains {
+        &self.domains
+    }
+
+    /// What would be in force, for people: the output of `podmint-signer check`.
+    pub fn report(&self) -> String {
+        report::report(self)
+    }
+}
+
+impl AllowRule {
+    /// Whether both the namespace and the ServiceAccount match.
+    pub fn admits(&self, namespace: &Namespace, service_account: &ServiceAccountName) -> bool {
+        let one = |patterns: &[Pattern], text: &str| patterns.iter().any(|pattern| pattern.matches(text));
+        one(&self.namespaces, namespace.as_str()) && one(&self.service_accounts, service_account.as_str())
+    }
+}

@@ -1,0 +1,315 @@
+//! What a request claims, in our words: an object comes in, names that are not empty and a key whose holder has proved that he
+//! holds it come out. Nothing is known yet about whether the claim is true.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use x509_parser::{
+    asn1_rs::{Any, Class, Oid, Tag},
+    prelude::{AlgorithmIdentifier, FromDer},
+};
+
+use super::{
+    facts::DEFAULT_EXPIRATION,
+    key::{BadKey, KeyType, PublicKey},
+    refusal::{Denial, Hold, Malformed, ProofFailed},
+};
+use crate::{
+    cluster::{
+        versions::Version,
+        wire::{Annotations, Field, RequestObject, Spec, Target},
+    },
+    names::{NameError, NodeName, NodeUid, PodName, PodUid, ServiceAccountName, ServiceAccountUid, SignerName},
+};
+
+/// A request, read and its key proved.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which object this is, and where the answer goes. Its namespace is the pod's.
+    pub target: Target,
+    /// The signer that is asked.
+    pub signer: SignerName,
+    /// The pod that is to get the certificate.
+    pub pod: PodName,
+    /// Its UID.
+    pub pod_uid: PodUid,
+    /// The ServiceAccount that the pod is said to run as.
+    pub service_account: ServiceAccountName,
+    /// Its UID.
+    pub service_account_uid: ServiceAccountUid,
+    /// The node that the pod is said to run on.
+    pub node: NodeName,
+    /// Its UID.
+    pub node_uid: NodeUid,
+    /// The longest life asked for, in seconds.
+    pub max_expiration_seconds: u32,
+    /// What the pod's author, or a node in his name, tells the signer; sorted by key.
+    pub annotations: Box<[(Box<str>, Box<str>)]>,
+    /// The key. Whoever made the request holds the private one.
+    pub key: PublicKey,
+    /// What else the PKCS#10 request held, and we did not look at: for the audit log.
+    pub ignored: Box<[String]>,
+    /// When the request was made.
+    pub created: Option<jiff::Timestamp>,
+}
+
+/// Why an object is no claim. What to answer is in it, but for an object that cannot even be answered.
+#[derive(Clone, Debug)]
+pub enum Unclaimed {
+    /// It lacks name, namespace, UID or resourceVersion: skip, count and log it.
+    Unaddressable(NameError),
+    /// It will never be right.
+    Denied(Target, Denial),
+    /// `v1` shows no key: read it again as `v1beta1` where that is served, else answer this.
+    KeyNotVisible(Target, Hold),
+}
+
+impl Claim {
+    /// Reads an object that was fetched through `version`.
+    pub fn parse(object: &RequestObject, version: Version) -> Result<Self, Unclaimed> {
+        let target = object.target().map_err(Unclaimed::Unaddressable)?;
+        match read(object, version, &target) {
+            Ok(claim) => Ok(claim),
+            Err(Trouble::Deny(denial)) => Err(Unclaimed::Denied(target, denial)),
+            Err(Trouble::NoKey) => Err(Unclaimed::KeyNotVisible(target, Hold::KeyNotVisible)),
+        }
+    }
+
+    /// The kind of the key.
+    pub fn key_type(&self) -> KeyType {
+        self.key.kind()
+    }
+}
+
+enum Trouble {
+    Deny(Denial),
+    NoKey,
+}
+
+impl From<Denial> for Trouble {
+    fn from(denial: Denial) -> Self {
+        Self::Deny(denial)
+    }
+}
+
+impl From<Malformed> for Trouble {
+    fn from(malformed: Malformed) -> Self {
+        Self::Deny(Denial::Malformed(malformed))
+    }
+}
+
+fn read(object: &RequestObject, version: Version, target: &Target) -> Result<Claim, Trouble> {
+    let spec = &object.spec;
+    let pod_uid = name("podUID", &spec.pod_uid, PodUid::parse)?;
+    let signer = name("signerName", &spec.signer_name, SignerName::parse)?;
+    let pod = name("podName", &spec.pod_name, PodName::parse)?;
+    let service_account = name("serviceAccountName", &spec.service_account_name, ServiceAccountName::parse)?;
+    let service_account_uid = name("serviceAccountUID", &spec.service_account_uid, ServiceAccountUid::parse)?;
+    let node = name("nodeName", &spec.node_name, NodeName::parse)?;
+    let node_uid = name("nodeUID", &spec.node_uid, NodeUid::parse)?;
+    let max_expiration_seconds = expiration(&spec.max_expiration_seconds)?;
+    let annotations = annotations(&spec.annotations)?;
+    // Last, for it is the dear one.
+    let Proved { key, ignored } = proved(spec, version, &pod_uid)?;
+    let (target, created) = (target.clone(), object.created());
+    Ok(Claim {
+        target,
+        signer,
+        pod,
+        pod_uid,
+        service_account,
+        service_account_uid,
+        node,
+        node_uid,
+        max_expiration_seconds,
+        annotations,
+        key,
+        ignored,
+        created,
+    })
+}
+
+fn name<T>(
+    field: &'static str,
+    found: &Field<Box<str>>,
+    parse: fn(&str) -> Result<T, NameError>,
+) -> Result<T, Malformed> {
+    match found {
+        Field::Absent => Err(Malformed::Missing(field)),
+        Field::Wrong => Err(Malformed::Type(field)),
+        Field::Good(text) => parse(text).map_err(|error| Malformed::Name(field, error)),
+    }
+}
+
+/// The bounds are the API server's own; it also fills in what is absent.
+fn expiration(found: &Field<i64>) -> Result<u32, Malformed> {
+    const FIELD: &str = "maxExpirationSeconds";
+    let seconds = match found {
+        Field::Absent => DEFAULT_EXPIRATION,
+        Field::Wrong => return Err(Malformed::Type(FIELD)),
+        Field::Good(seconds) => *seconds,
+    };
+    match u32::try_from(seconds) {
+        Ok(seconds) if (3_600..=7_862_400).contains(&seconds) => Ok(seconds),
+        Ok(_) | Err(_) => Err(Malformed::Expiration(seconds)),
+    }
+}
+
+fn annotations(found: &Field<Annotations>) -> Result<Box<[(Box<str>, Box<str>)]>, Malformed> {
+    match found {
+        Field::Absent => Ok(Box::default()),
+        Field::Wrong => Err(Malformed::Type("unverifiedUserAnnotations")),
+        Field::Good(annotations) => {
+            let mut annotations = annotations.clone();
+            annotations.sort();
+            Ok(annotations.into())
+        }
+    }
+}
+
+struct Proved {
+    key: PublicKey,
+    ignored: Box<[String]>,
+}
+
+/// The stub first, then the older pair: the order in which the API server compares the leaf's key.
+fn proved(spec: &Spec, version: Version, pod: &PodUid) -> Result<Proved, Trouble> {
+    let stub = bytes("stubPKCS10Request", &spec.stub_pkcs10_request)?;
+    let key = bytes("pkixPublicKey", &spec.pkix_public_key)?;
+    let proof = bytes("proofOfPossession", &spec.proof_of_possession)?;
+    match (stub, key, proof) {
+        (Some(stub), _, _) => Ok(csr(&stub)?),
+        (None, Some(key), Some(proof)) => Ok(pair(&key, &proof, pod)?),
+        (None, Some(_), None) => Err(Malformed::Missing("proofOfPossession").into()),
+        (None, None, Some(_)) => Err(Malformed::Missing("pkixPublicKey").into()),
+        (None, None, None) => match version {
+            Version::V1 => Err(Trouble::NoKey),
+            Version::V1beta1 => Err(Malformed::Missing("stubPKCS10Request").into()),
+        },
+    }
+}
+
+/// Nothing is `None`: absent, `null` and empty are the same for Go, which sends empty bytes as either.
+fn bytes(field: &'static str, found: &Field<Box<str>>) -> Result<Option<Vec<u8>>, Malformed> {
+    // The API server takes 10240 bytes; a third more as base64.
+    const MOST: usize = 14_000;
+    match found {
+        Field::Absent => Ok(None),
+        Field::Wrong => Err(Malformed::Type(field)),
+        Field::Good(text) if text.is_empty() => Ok(None),
+        Field::Good(text) if text.len() > MOST => Err(Malformed::Base64(field)),
+        Field::Good(text) => match BASE64_STANDARD.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) => Err(Malformed::Base64(field)),
+        },
+    }
+}
+
+fn pair(key: &[u8], proof: &[u8], pod: &PodUid) -> Result<Proved, Denial> {
+    let key = PublicKey::parse(key).map_err(|bad| refused(bad, "pkixPublicKey"))?;
+    if !key.possessed(pod, proof) {
+        return Err(Denial::ProofFailed(ProofFailed::Possession));
+    }
+    Ok(Proved { key, ignored: Box::default() })
+}
+
+/// Reads a PKCS#10 request as far as we use it: the key and the signature. What lies between is not even decoded, but listed.
+fn csr(der: &[u8]) -> Result<Proved, Denial> {
+    let parts = Parts::read(der).ok_or(Denial::Malformed(Malformed::Csr))?;
+    let key = PublicKey::parse(parts.key).map_err(|bad| refused(bad, "stubPKCS10Request"))?;
+    if !key.signed(&parts.algorithm, parts.signed, parts.signature) {
+        return Err(Denial::ProofFailed(ProofFailed::Csr));
+    }
+    Ok(Proved { key, ignored: ignored(parts.subject, parts.attributes).into() })
+}
+
+fn refused(bad: BadKey, field: &'static str) -> Denial {
+    match bad {
+        BadKey::Garbage => Denial::Malformed(Malformed::Key(field)),
+        BadKey::Unsupported => Denial::UnsupportedKey,
+        BadKey::Weak => Denial::Malformed(Malformed::WeakKey),
+    }
+}
+
+struct Parts<'a> {
+    signed: &'a [u8],
+    subject: &'a [u8],
+    key: &'a [u8],
+    attributes: &'a [u8],
+    algorithm: AlgorithmIdentifier<'a>,
+    signature: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let (_, outer, rest) = element(der, Tag::Sequence)?;
+        let (signed, info, after) = element(outer, Tag::Sequence)?;
+        let (_, version, info) = element(info, Tag::Integer)?;
+        let (_, subject, info) = element(info, Tag::Sequence)?;
+        let (key, _, attributes) = element(info, Tag::Sequence)?;
+        let (algorithm, _, after) = element(after, Tag::Sequence)?;
+        let (_, signature, after) = element(after, Tag::BitString)?;
+        let (_, algorithm) = AlgorithmIdentifier::from_der(algorithm).ok()?;
+        // A signature is whole bytes: no unused bits.
+        let (unused, signature) = signature.split_first()?;
+        let sound = rest.is_empty() && after.is_empty() && version == [0] && *unused == 0;
+        sound.then_some(Self { signed, subject, key, attributes, algorithm, signature })
+    }
+}
+
+/// One DER element of this tag: itself, its content, and what follows.
+fn element(der: &[u8], tag: Tag) -> Option<(&[u8], &[u8], &[u8])> {
+    let (rest, any) = Any::from_der(der).ok()?;
+    let whole = der.get(..der.len().checked_sub(rest.len())?)?;
+    (any.class() == Class::Universal && any.tag() == tag).then_some((whole, any.data, rest))
+}
+
+/// What a request said beside its key, in a few words each: never more than [`MOST_IGNORED`] of them.
+fn ignored(subject: &[u8], attributes: &[u8]) -> Vec<String> {
+    let subject = (!subject.is_empty()).then(|| "subject".to_owned());
+    let mut found: Vec<String> = subject.into_iter().chain(attribute_names(attributes)).collect();
+    if found.len() > MOST_IGNORED {
+        found.truncate(MOST_IGNORED);
+        found.push("and more".to_owned());
+    }
+    found
+}
+
+fn attribute_names(attributes: &[u8]) -> Vec<String> {
+    let Ok((_, set)) = Any::from_der(attributes) else {
+        return if attributes.is_empty() { Vec::new() } else { vec!["attributes".to_owned()] };
+    };
+    elements(set.data, Tag::Sequence)
+        .flat_map(|attribute| {
+            let (kind, rest) = oid(attribute);
+            if kind == EXTENSION_REQUEST { extension_names(rest) } else { vec![format!("attribute {kind}")] }
+        })
+        .take(MOST_IGNORED.saturating_add(1))
+        .collect()
+}
+
+fn extension_names(set: &[u8]) -> Vec<String> {
+    let lists = elements(set, Tag::Set).flat_map(|set| elements(set, Tag::Sequence));
+    lists
+        .flat_map(|list| elements(list, Tag::Sequence))
+        .map(|extension| format!("extension {}", oid(extension).0))
+        .take(MOST_IGNORED.saturating_add(1))
+        .collect()
+}
+
+fn elements(mut der: &[u8], tag: Tag) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (_, content, rest) = element(der, tag)?;
+        der = rest;
+        Some(content)
+    })
+}
+
+fn oid(der: &[u8]) -> (String, &[u8]) {
+    match Oid::from_der(der) {
+        Ok((rest, oid)) => (oid.to_id_string(), rest),
+        Err(_) => ("unreadable".to_owned(), &[]),
+    }
+}
+
+const EXTENSION_REQUEST: &str = "1.2.840.113549.1.9.14";
+
+const MOST_IGNORED: usize = 16;

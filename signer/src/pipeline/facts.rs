@@ -1,0 +1,171 @@
+//! What the API server knows of a pod, a ServiceAccount and a node, reduced to the few fields that a decision needs.
+
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStatus, Node, Pod, PodCertificateProjection, ServiceAccount,
+};
+
+use super::key::KeyType;
+use crate::names::{NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid, SignerName};
+
+/// How a fact was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// From the API server's cache (`resourceVersion=0`), which may lag. Good enough to accept, never to refuse.
+    Cached,
+    /// By a quorum read, or told by the API server's own "not found" to one.
+    Quorum,
+}
+
+/// What a look-up found.
+#[derive(Clone, Debug)]
+pub enum Fact<T> {
+    /// There is no such object.
+    Absent(Freshness),
+    /// There is.
+    Found(T, Freshness),
+}
+
+impl<T> Fact<T> {
+    pub(super) fn freshness(&self) -> Freshness {
+        match self {
+            Self::Absent(freshness) | Self::Found(_, freshness) => *freshness,
+        }
+    }
+}
+
+/// A pod, as far as a certificate depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The UID; none if the object lacks one, which no claim can match.
+    pub uid: Option<PodUid>,
+    /// The node it is bound to, for ever; none before that.
+    pub node: Option<NodeName>,
+    /// The ServiceAccount it runs as, for ever.
+    pub service_account: Option<ServiceAccountName>,
+    /// Whether a kubelet made it of a file: such a pod is no proof of anything.
+    pub is_mirror: bool,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Its `podCertificate` sources, of all volumes and signers.
+    pub projections: Box<[Projection]>,
+}
+
+/// How far a pod has come; it never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing of it has run, so it has no certificate to lose.
+    Waiting,
+    /// Some container has run (an init container of a `Pending` pod counts), or we cannot tell.
+    Started,
+    /// `Succeeded` or `Failed`.
+    Finished,
+}
+
+/// One `podCertificate` source of a pod's volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// The signer that is to be asked.
+    pub signer: Box<str>,
+    /// The key that is to be made; none for a type we do not know.
+    pub key_type: Option<KeyType>,
+    /// The longest life, in seconds.
+    pub max_expiration_seconds: i64,
+    /// What the pod's author tells the signer, sorted by key.
+    pub annotations: Box<[(Box<str>, Box<str>)]>,
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccountFacts {
+    /// The UID of the one that lives now.
+    pub uid: Option<ServiceAccountUid>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The UID of the one that lives now.
+    pub uid: Option<NodeUid>,
+}
+
+impl PodFacts {
+    /// The sources that ask this signer.
+    pub(super) fn projections_of(&self, signer: &SignerName) -> impl Iterator<Item = &Projection> {
+        self.projections.iter().filter(move |projection| *projection.signer == *signer.as_str())
+    }
+}
+
+impl From<&Pod> for PodFacts {
+    fn from(pod: &Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        let annotations = pod.metadata.annotations.as_ref();
+        Self {
+            uid: pod.metadata.uid.as_deref().and_then(|uid| PodUid::parse(uid).ok()),
+            node: spec.and_then(|spec| spec.node_name.as_deref()).and_then(|name| NodeName::parse(name).ok()),
+            service_account: spec
+                .and_then(|spec| spec.service_account_name.as_deref())
+                .and_then(|name| ServiceAccountName::parse(name).ok()),
+            is_mirror: annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
+            phase: phase(pod),
+            projections: projections(pod).map(Projection::from).collect(),
+        }
+    }
+}
+
+fn projections(pod: &Pod) -> impl Iterator<Item = &PodCertificateProjection> {
+    pod.spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
+        .filter_map(|volume| volume.projected.as_ref())
+        .flat_map(|projected| projected.sources.iter().flatten())
+        .filter_map(|source| source.pod_certificate.as_ref())
+}
+
+/// `Pending` lasts while init containers run, and those have their certificate already.
+fn phase(pod: &Pod) -> Phase {
+    let Some(status) = &pod.status else { return Phase::Started };
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    match status.phase.as_deref() {
+        Some("Succeeded" | "Failed") => Phase::Finished,
+        Some("Pending") if !lists.into_iter().flatten().flatten().any(has_run) => Phase::Waiting,
+        _ => Phase::Started,
+    }
+}
+
+fn has_run(container: &ContainerStatus) -> bool {
+    let ran = |state: &Option<ContainerState>| {
+        state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    ran(&container.state) || ran(&container.last_state) || container.restart_count > 0
+}
+
+impl From<&PodCertificateProjection> for Projection {
+    fn from(source: &PodCertificateProjection) -> Self {
+        let annotations = source.user_annotations.iter().flatten();
+        Self {
+            signer: source.signer_name.as_str().into(),
+            key_type: KeyType::parse(&source.key_type),
+            max_expiration_seconds: source.max_expiration_seconds.map_or(DEFAULT_EXPIRATION, i64::from),
+            // A BTreeMap is sorted; the claim's are sorted to match.
+            annotations: annotations.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+        }
+    }
+}
+
+impl From<&ServiceAccount> for ServiceAccountFacts {
+    fn from(account: &ServiceAccount) -> Self {
+        Self { uid: account.metadata.uid.as_deref().and_then(|uid| ServiceAccountUid::parse(uid).ok()) }
+    }
+}
+
+impl From<&Node> for NodeFacts {
+    fn from(node: &Node) -> Self {
+        Self { uid: node.metadata.uid.as_deref().and_then(|uid| NodeUid::parse(uid).ok()) }
+    }
+}
+
+/// The API server's default for `maxExpirationSeconds`, of a request and of a pod's source alike.
+pub(super) const DEFAULT_EXPIRATION: i64 = 86_400;
+
+/// What a kubelet marks the copies of its static pods with.
+const MIRROR: &str = "kubernetes.io/config.mirror";

@@ -1,0 +1,267 @@
+//! Public keys of the six kinds that Kubernetes knows, and the proofs that somebody holds the private one.
+
+use std::fmt;
+
+use num_bigint::BigUint;
+use p521::ecdsa::signature::hazmat::PrehashVerifier;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey,
+    VerificationAlgorithm,
+};
+use serde::{Serialize, Serializer};
+use x509_parser::{
+    asn1_rs::Null,
+    der_parser::{Oid, oid},
+    prelude::{AlgorithmIdentifier, FromDer, SubjectPublicKeyInfo},
+    public_key::{PublicKey as Parsed, RSAPublicKey},
+};
+
+use super::pss;
+use crate::names::{PodUid, Sha256};
+
+/// The kinds of key that a pod can ask its kubelet for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyType {
+    /// RSA, 3072 bits.
+    Rsa3072,
+    /// RSA, 4096 bits.
+    Rsa4096,
+    /// ECDSA on P-256.
+    EcdsaP256,
+    /// ECDSA on P-384.
+    EcdsaP384,
+    /// ECDSA on P-521.
+    EcdsaP521,
+    /// Ed25519.
+    Ed25519,
+}
+
+impl KeyType {
+    /// All of them, as Kubernetes lists them.
+    pub const ALL: [Self; 6] =
+        [Self::Rsa3072, Self::Rsa4096, Self::EcdsaP256, Self::EcdsaP384, Self::EcdsaP521, Self::Ed25519];
+
+    /// As in the `keyType` of a pod's volume.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rsa3072 => "RSA3072",
+            Self::Rsa4096 => "RSA4096",
+            Self::EcdsaP256 => "ECDSAP256",
+            Self::EcdsaP384 => "ECDSAP384",
+            Self::EcdsaP521 => "ECDSAP521",
+            Self::Ed25519 => "ED25519",
+        }
+    }
+
+    /// Reads a `keyType`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+impl Serialize for KeyType {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.as_str())
+    }
+}
+
+/// A public key of a kind that we know.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    kind: KeyType,
+    spki: Box<[u8]>,
+    hash: Sha256,
+}
+
+/// Why bytes are no public key that we can certify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadKey {
+    /// No SubjectPublicKeyInfo.
+    Garbage,
+    /// One of another kind, or an RSA key of another size.
+    Unsupported,
+    /// An RSA key that no sound library makes.
+    Weak,
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo. That an elliptic point is on its curve is seen when the proof is verified.
+    pub(super) fn parse(spki: &[u8]) -> Result<Self, BadKey> {
+        let (rest, info) = SubjectPublicKeyInfo::from_der(spki).map_err(|_garbage| BadKey::Garbage)?;
+        if !rest.is_empty() {
+            return Err(BadKey::Garbage);
+        }
+        let kind = kind(spki, &info)?;
+        Ok(Self { kind, spki: spki.into(), hash: Sha256::of(spki) })
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> KeyType {
+        self.kind
+    }
+
+    /// The DER of the SubjectPublicKeyInfo.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The SHA-256 of [`spki`](Self::spki): how the audit log and the rule of one key for one pod name a key.
+    pub fn hash(&self) -> Sha256 {
+        self.hash
+    }
+
+    /// Whether this key made `signature` over `message`, by the algorithm that a PKCS#10 request names. An algorithm that
+    /// does not belong to the key is a "no".
+    pub(super) fn signed(&self, algorithm: &AlgorithmIdentifier<'_>, message: &[u8], signature: &[u8]) -> bool {
+        let oid = &algorithm.algorithm;
+        match self.kind {
+            KeyType::Rsa3072 | KeyType::Rsa4096 => {
+                rsa_algorithm(oid).is_some_and(|with| self.verify(with, message, signature))
+            }
+            KeyType::EcdsaP256 if *oid == ECDSA_SHA256 => self.verify(&ECDSA_P256_SHA256_ASN1, message, signature),
+            KeyType::EcdsaP256 if *oid == ECDSA_SHA384 => self.verify(&ECDSA_P256_SHA384_ASN1, message, signature),
+            KeyType::EcdsaP384 if *oid == ECDSA_SHA256 => self.verify(&ECDSA_P384_SHA256_ASN1, message, signature),
+            KeyType::EcdsaP384 if *oid == ECDSA_SHA384 => self.verify(&ECDSA_P384_SHA384_ASN1, message, signature),
+            KeyType::EcdsaP521 => ecdsa_digest(oid).is_some_and(|digest| self.verify_p521(digest, message, signature)),
+            KeyType::Ed25519 if *oid == ED25519_OID => self.verify(&ED25519, message, signature),
+            KeyType::EcdsaP256 | KeyType::EcdsaP384 | KeyType::Ed25519 => false,
+        }
+    }
+
+    /// Whether `proof` is what a kubelet of Kubernetes 1.35 sends along: a signature over the pod's UID.
+    pub(super) fn possessed(&self, pod: &PodUid, proof: &[u8]) -> bool {
+        let message = pod.as_str().as_bytes();
+        match self.kind {
+            KeyType::Rsa3072 | KeyType::Rsa4096 => {
+                self.rsa().is_some_and(|(modulus, exponent)| pss::verify(&modulus, exponent, message, proof))
+            }
+            KeyType::EcdsaP256 => self.verify(&ECDSA_P256_SHA256_ASN1, message, proof),
+            KeyType::EcdsaP384 => self.verify(&ECDSA_P384_SHA256_ASN1, message, proof),
+            KeyType::EcdsaP521 => self.verify_p521(&ring::digest::SHA256, message, proof),
+            KeyType::Ed25519 => self.verify(&ED25519, message, proof),
+        }
+    }
+
+    fn verify(&self, with: &'static dyn VerificationAlgorithm, message: &[u8], signature: &[u8]) -> bool {
+        self.raw().is_some_and(|raw| UnparsedPublicKey::new(with, raw).verify(message, signature).is_ok())
+    }
+
+    fn verify_p521(&self, digest: &'static ring::digest::Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        let hash = ring::digest::digest(digest, message);
+        // `p521` wants at least half a field element (33 bytes), and SHA-256 has 32. Zeros in front change no number.
+        let mut padded = [0; P521_FIELD];
+        padded.iter_mut().rev().zip(hash.as_ref().iter().rev()).for_each(|(to, from)| *to = *from);
+        let key = self.raw().and_then(|raw| p521::ecdsa::VerifyingKey::from_sec1_bytes(&raw).ok());
+        let signature = p521::ecdsa::Signature::from_der(signature).ok();
+        key.zip(signature).is_some_and(|(key, signature)| key.verify_prehash(&padded, &signature).is_ok())
+    }
+
+    fn raw(&self) -> Option<Box<[u8]>> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(&self.spki).ok()?;
+        Some(info.subject_public_key.data.as_ref().into())
+    }
+
+    fn rsa(&self) -> Option<(BigUint, u64)> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(&self.spki).ok()?;
+        match info.parsed().ok()? {
+            Parsed::RSA(key) => Some((BigUint::from_bytes_be(key.modulus), key.try_exponent().ok()?)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, spki: _, hash } = self;
+        write!(out, "PublicKey({kind} {hash})")
+    }
+}
+
+/// Compares the elliptic kinds byte by byte with the one DER form that each of them has, since Go's parser, which will read the
+/// leaf, takes no other (no compressed points, no parameters spelled out).
+fn kind(spki: &[u8], info: &SubjectPublicKeyInfo<'_>) -> Result<KeyType, BadKey> {
+    let fixed = FIXED.iter().find(|(_, prefix, length)| spki.len() == *length && spki.starts_with(prefix));
+    if let Some((kind, _, _)) = fixed {
+        return Ok(*kind);
+    }
+    match info.parsed() {
+        Ok(Parsed::RSA(key)) if info.algorithm.algorithm == RSA => rsa_kind(info, &key),
+        Ok(_) => Err(BadKey::Unsupported),
+        Err(_) => Err(BadKey::Garbage),
+    }
+}
+
+/// The API server compares the length of the modulus in whole bytes; so do we. Go takes exponents of up to 31 bits.
+fn rsa_kind(info: &SubjectPublicKeyInfo<'_>, key: &RSAPublicKey<'_>) -> Result<KeyType, BadKey> {
+    let null = info.algorithm.parameters.as_ref().is_some_and(|parameters| Null::try_from(parameters.clone()).is_ok());
+    let modulus = BigUint::from_bytes_be(key.modulus);
+    let exponent = key.try_exponent().unwrap_or(0);
+    let kind = match modulus.bits().div_ceil(8) {
+        384 => KeyType::Rsa3072,
+        512 => KeyType::Rsa4096,
+        _ => return Err(BadKey::Unsupported),
+    };
+    if !null {
+        return Err(BadKey::Garbage);
+    }
+    if !modulus.bit(0) || exponent & 1 == 0 || !(65_537..1 << 31).contains(&exponent) {
+        return Err(BadKey::Weak);
+    }
+    Ok(kind)
+}
+
+fn rsa_algorithm(oid: &Oid<'_>) -> Option<&'static dyn VerificationAlgorithm> {
+    match oid {
+        oid if *oid == RSA_SHA256 => Some(&RSA_PKCS1_2048_8192_SHA256),
+        oid if *oid == RSA_SHA384 => Some(&RSA_PKCS1_2048_8192_SHA384),
+        oid if *oid == RSA_SHA512 => Some(&RSA_PKCS1_2048_8192_SHA512),
+        _ => None,
+    }
+}
+
+fn ecdsa_digest(oid: &Oid<'_>) -> Option<&'static ring::digest::Algorithm> {
+    match oid {
+        oid if *oid == ECDSA_SHA256 => Some(&ring::digest::SHA256),
+        oid if *oid == ECDSA_SHA384 => Some(&ring::digest::SHA384),
+        oid if *oid == ECDSA_SHA512 => Some(&ring::digest::SHA512),
+        _ => None,
+    }
+}
+
+const P521_FIELD: usize = 66;
+
+const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
+const RSA_SHA256: Oid<'static> = oid!(1.2.840.113549.1.1.11);
+const RSA_SHA384: Oid<'static> = oid!(1.2.840.113549.1.1.12);
+const RSA_SHA512: Oid<'static> = oid!(1.2.840.113549.1.1.13);
+const ECDSA_SHA256: Oid<'static> = oid!(1.2.840.10045.4.3.2);
+const ECDSA_SHA384: Oid<'static> = oid!(1.2.840.10045.4.3.3);
+const ECDSA_SHA512: Oid<'static> = oid!(1.2.840.10045.4.3.4);
+const ED25519_OID: Oid<'static> = oid!(1.3.101.112);
+
+/// How the SubjectPublicKeyInfo of each kind but RSA begins, up to the byte that says "uncompressed point", and how long it is.
+const FIXED: [(KeyType, &[u8], usize); 4] = [
+    (
+        KeyType::EcdsaP256,
+        b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00\x04",
+        91,
+    ),
+    (
+        KeyType::EcdsaP384,
+        b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00\x04",
+        120,
+    ),
+    (
+        KeyType::EcdsaP521,
+        b"\x30\x81\x9b\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23\x03\x81\x86\x00\x04",
+        158,
+    ),
+    (KeyType::Ed25519, b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", 44),
+];

@@ -1,0 +1,153 @@
+//! A local copy of the rules by which kube-apiserver takes or refuses a status (`pod-certificates.md` 2.3), so that nothing is
+//! written that it would refuse. The numbers are that page's.
+
+use time::{Duration, OffsetDateTime};
+use x509_parser::{
+    extensions::{GeneralName, ParsedExtension},
+    prelude::{FromDer, X509Certificate},
+};
+
+use super::key::PublicKey;
+
+/// What is to be written.
+pub struct Proposed<'a> {
+    /// `status.certificateChain`.
+    pub certificate_chain: &'a str,
+    /// `status.notBefore`.
+    pub not_before: OffsetDateTime,
+    /// `status.beginRefreshAt`.
+    pub begin_refresh_at: OffsetDateTime,
+    /// `status.notAfter`.
+    pub not_after: OffsetDateTime,
+    /// The key in the stored spec.
+    pub key: &'a PublicKey,
+    /// `spec.maxExpirationSeconds`.
+    pub max_expiration_seconds: u32,
+}
+
+/// Which rule is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rule {rule} is broken: {what}")]
+pub struct Broken {
+    /// `S4`, and so on.
+    pub rule: &'static str,
+    /// In words.
+    pub what: &'static str,
+}
+
+/// S8 to S18, for a status that says Issued.
+pub fn issued(proposed: &Proposed<'_>, now: OffsetDateTime) -> Result<(), Broken> {
+    let Proposed { certificate_chain, not_before, begin_refresh_at, not_after, key, max_expiration_seconds } = proposed;
+    let keep =
+        |rule: &'static str, what: &'static str, kept: bool| if kept { Ok(()) } else { Err(Broken { rule, what }) };
+
+    keep("S8", "the chain is longer than 102400 bytes", certificate_chain.len() <= 102_400)?;
+    let blocks =
+        pem::parse_many(certificate_chain).map_err(|_bad| Broken { rule: "S8", what: "the chain is no PEM" })?;
+    let ders: Vec<&[u8]> = blocks.iter().map(pem::Pem::contents).collect();
+    let (leaf, above) = ders.split_first().ok_or(Broken { rule: "S8", what: "the chain is empty" })?;
+    keep("S18", "a block is no CERTIFICATE", blocks.iter().all(|block| block.tag() == "CERTIFICATE"))?;
+    keep("S18", "a certificate behind the leaf is unreadable", above.iter().all(|der| parse(der).is_some()))?;
+    let leaf = parse(leaf).ok_or(Broken { rule: "S8", what: "the leaf is unreadable" })?;
+
+    names(&leaf)?;
+    strict(&leaf)?;
+    keep("S12", "the leaf has another key than the request", leaf.public_key().raw == key.spki())?;
+
+    let validity = leaf.validity();
+    keep("S14", "notBefore is not the leaf's", *not_before == validity.not_before.to_datetime())?;
+    keep("S14", "notAfter is not the leaf's", *not_after == validity.not_after.to_datetime())?;
+    keep(
+        "S14",
+        "a time is no whole second",
+        [not_before, begin_refresh_at, not_after].iter().all(|at| at.nanosecond() == 0),
+    )?;
+    let skew = not_before.unix_timestamp_nanos().abs_diff(now.unix_timestamp_nanos());
+    keep("S15", "notBefore is five minutes from now, or more", skew < FIVE_MINUTES_IN_NANOS)?;
+
+    let life = not_after.unix_timestamp().saturating_sub(not_before.unix_timestamp());
+    keep("S16", "the life is shorter than an hour", life >= 3_600)?;
+    keep("S16", "the life is longer than asked for", life <= i64::from(*max_expiration_seconds))?;
+    let (first, last) = (not_before.saturating_add(MARGIN), not_after.saturating_sub(MARGIN));
+    keep("S17", "renewal begins in the first ten minutes", *begin_refresh_at >= first)?;
+    keep("S17", "renewal begins in the last ten minutes", *begin_refresh_at <= last)
+}
+
+/// S4, for any condition.
+pub fn condition(reason: &str, message: &str) -> Result<(), Broken> {
+    let keep = |what: &'static str, kept: bool| if kept { Ok(()) } else { Err(Broken { rule: "S4", what }) };
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_,:".contains(&byte);
+    let ends = reason.bytes().next_back().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let begins = reason.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    keep("the reason is not of the form that is wanted", begins && ends && reason.bytes().all(inner))?;
+    keep("the reason is longer than 1024 bytes", reason.len() <= 1_024)?;
+    keep("the message is longer than 32768 bytes", message.len() <= MESSAGE_LIMIT)
+}
+
+/// The longest message that S4 allows, in bytes.
+pub(super) const MESSAGE_LIMIT: usize = 32_768;
+
+fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Some(certificate),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// S9, S10 and what S11 says of names. Where Go's parser knows more kinds of names than we ever write, a name of such a kind is
+/// refused here: this copy may be stricter, never more lenient.
+fn names(leaf: &X509Certificate<'_>) -> Result<(), Broken> {
+    let broken = |rule: &'static str, what: &'static str| Err(Broken { rule, what });
+    let Ok(names) = leaf.subject_alternative_name() else { return broken("S11", "the names are unreadable") };
+    names.iter().flat_map(|names| &names.value.general_names).try_for_each(|name| match name {
+        GeneralName::DNSName(name) if !dns(name) => broken("S9", "a DNS name is empty or has an empty part"),
+        GeneralName::DNSName(_) => Ok(()),
+        GeneralName::URI(uri) if !self::uri(uri) => broken("S11", "a URI is not one"),
+        GeneralName::URI(_) => Ok(()),
+        GeneralName::IPAddress(bytes) if !matches!(bytes.len(), 4 | 16) => {
+            broken("S11", "an IP address has another length")
+        }
+        GeneralName::IPAddress(_) => Ok(()),
+        _ => broken("S10", "there is a name that is neither DNS name, URI nor IP address"),
+    })
+}
+
+fn dns(name: &str) -> bool {
+    name.is_ascii() && name.split('.').all(|part| !part.is_empty())
+}
+
+/// Narrower than Go's `url.Parse`: a scheme, a host of visible ASCII without empty parts, and a path of characters that need no
+/// escaping.
+fn uri(uri: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_/".contains(&byte);
+    let Some((scheme, rest)) = uri.split_once("://") else { return false };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let scheme = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase());
+    scheme && !host.is_empty() && dns(host) && host.bytes().all(plain) && path.bytes().all(plain)
+}
+
+/// What S11 says beside the names: Go's parser is stricter than most.
+fn strict(leaf: &X509Certificate<'_>) -> Result<(), Broken> {
+    let keep = |what: &'static str, kept: bool| if kept { Ok(()) } else { Err(Broken { rule: "S11", what }) };
+    let negative = leaf.raw_serial().first().is_some_and(|byte| byte & 0x80 != 0);
+    keep("the serial number is negative", !negative)?;
+    keep("the two signature algorithms differ", leaf.signature_algorithm == leaf.tbs_certificate.signature)?;
+    let mut seen: Vec<_> = leaf.extensions().iter().map(|extension| &extension.oid).collect();
+    seen.sort_by_key(|oid| oid.as_bytes());
+    let count = seen.len();
+    seen.dedup();
+    keep("an extension is there twice", seen.len() == count)?;
+    let critical = leaf.extensions().iter().filter(|extension| extension.critical).any(|extension| {
+        matches!(
+            extension.parsed_extension(),
+            ParsedExtension::AuthorityKeyIdentifier(_)
+                | ParsedExtension::SubjectKeyIdentifier(_)
+                | ParsedExtension::AuthorityInfoAccess(_)
+        )
+    });
+    keep("a key identifier or authority information is critical", !critical)
+}
+
+const MARGIN: Duration = Duration::minutes(10);
+
+const FIVE_MINUTES_IN_NANOS: u128 = 300_000_000_000;
