@@ -1,0 +1,25 @@
+# What has to be there: named when it is missing, never fetched behind anyone's back (but for CI, which says so).
+
+needs() {
+  [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] || fail "needs root on Linux: a node mounts, routes and runs containers"
+  [ -z "${CI:-}" ] || [ "$CI" = false ] || install_packages
+  local missing=() tool
+  for tool in containerd:containerd ctr:containerd runc:runc nft:nftables ip:iproute2 conntrack:conntrack buildah:buildah openssl:openssl \
+    jq:jq curl:curl nsenter:util-linux go:golang cargo:rustup musl-gcc:musl-tools; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${tool%:*}" >/dev/null || missing+=("${tool%:*} (Debian: ${tool#*:})")
+  done
+  cni_plugins=
+  for tool in /usr/lib/cni /opt/cni/bin; do [ ! -x "$tool/ptp" ] || cni_plugins=$tool; done
+  [ -n "$cni_plugins" ] || missing+=("the CNI plugin ptp (Debian: containernetworking-plugins)")
+  [ ${#missing[@]} -eq 0 ] || fail "missing: $(printf '%s; ' "${missing[@]}")"
+}
+
+install_packages() {
+  local packages=(containerd runc containernetworking-plugins nftables iproute2 conntrack buildah openssl jq curl musl-tools)
+  if ! dpkg --status "${packages[@]}" >/dev/null 2>&1; then
+    say "CI: installing ${packages[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+  fi
+  rustup target add x86_64-unknown-linux-musl >/dev/null 2>&1
+}
