@@ -16,7 +16,8 @@ hierarchies() {
   if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     echo /sys/fs/cgroup
   else
-    sed -n 's#^[^ ]* \(/sys/fs/cgroup/[^ ]*\) cgroup .*#\1#p' /proc/mounts
+    # Also the empty v2 hierarchy that such a machine may have beside them: runc makes groups there, too.
+    sed -n 's#^[^ ]* \(/sys/fs/cgroup/[^ ]*\) cgroup2\{0,1\} .*#\1#p' /proc/mounts
   fi
 }
 
@@ -83,7 +84,8 @@ members() {
 # Takes everything away and says what could not be. Safe to call at any time, more than once, and by two at once.
 machine_down() {
   local left
-  exec 8<"$dir" 2>/dev/null || return 0
+  [ -d "$dir" ] || return 0
+  exec 8<"$dir"
   flock 8
   if [ -d "$dir" ]; then
     power_off
