@@ -1,0 +1,216 @@
+//! Which verified identities are let in. There is no default: one has to be named, and an empty list admits nobody.
+
+use crate::peer::PeerIdentity;
+use crate::spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
+use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// Decides which peers are let in, once their certificate is verified.
+///
+/// ```
+/// use podmint::Authorizer;
+/// let domain = "prod.example.org".parse()?;
+/// let shop = Authorizer::id_prefix("spiffe://prod.example.org/ns/shop".parse()?);
+/// let cart = Authorizer::k8s(&domain, "shop", "cart")?;
+/// let all_but_cart = Authorizer::all_of([shop, Authorizer::not(cart)]);
+/// # Ok::<(), podmint::BadSpiffeId>(())
+/// ```
+#[derive(Clone)]
+pub struct Authorizer(Rule);
+
+#[derive(Clone)]
+enum Rule {
+    AnyIn(TrustDomain),
+    OneOf(BTreeSet<SpiffeId>),
+    Prefix(SpiffeId),
+    AllOf(Vec<Authorizer>),
+    AnyOf(Vec<Authorizer>),
+    Not(Box<Authorizer>),
+    Asked(Arc<str>, Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>),
+    Swapped(Arc<ArcSwap<Authorizer>>),
+}
+
+impl Authorizer {
+    /// Every workload of a trust domain.
+    pub fn any_in(domain: TrustDomain) -> Self {
+        Self(Rule::AnyIn(domain))
+    }
+
+    /// Exactly this identity.
+    pub fn id(id: SpiffeId) -> Self {
+        Self::one_of([id])
+    }
+
+    /// One of these identities; nobody if there are none.
+    pub fn one_of(ids: impl IntoIterator<Item = SpiffeId>) -> Self {
+        Self(Rule::OneOf(ids.into_iter().collect()))
+    }
+
+    /// This identity and all below it, by whole path segments: `/ns/shop` covers `/ns/shop/sa/cart` and not `/ns/shopping`.
+    pub fn id_prefix(prefix: SpiffeId) -> Self {
+        Self(Rule::Prefix(prefix))
+    }
+
+    /// The pods of a Kubernetes ServiceAccount, as Podmint's signer names them.
+    ///
+    /// # Errors
+    /// Namespace or account cannot be part of a SPIFFE ID.
+    pub fn k8s(domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, BadSpiffeId> {
+        SpiffeId::of_service_account(domain, namespace, service_account).map(Self::id)
+    }
+
+    /// Who passes all of these; nobody if there are none.
+    pub fn all_of(rules: impl IntoIterator<Item = Authorizer>) -> Self {
+        Self(Rule::AllOf(rules.into_iter().collect()))
+    }
+
+    /// Who passes one of these; nobody if there are none.
+    pub fn any_of(rules: impl IntoIterator<Item = Authorizer>) -> Self {
+        Self(Rule::AnyOf(rules.into_iter().collect()))
+    }
+
+    /// Who does not pass this. On its own it lets in every other verified peer of every trust domain named in the [`Source`](crate::Source).
+    #[expect(clippy::should_implement_trait, reason = "it reads as a rule among rules; `!rule` hides a negation")]
+    pub fn not(rule: Authorizer) -> Self {
+        Self(Rule::Not(Box::new(rule)))
+    }
+
+    /// Whom your own code lets in; `name` says in logs and errors what it is. It runs in the handshake: it must not block.
+    pub fn from_fn(name: &str, rule: impl Fn(&PeerIdentity) -> bool + Send + Sync + 'static) -> Self {
+        Self(Rule::Asked(name.into(), Arc::new(rule)))
+    }
+
+    /// A rule that can be replaced while it is in use, and the handle that replaces it.
+    pub fn swappable(first: Authorizer) -> (Self, AuthorizerHandle) {
+        let shared = Arc::new(ArcSwap::from_pointee(first));
+        (Self(Rule::Swapped(Arc::clone(&shared))), AuthorizerHandle(shared))
+    }
+
+    /// Whether this peer is let in.
+    pub fn allows(&self, peer: &PeerIdentity) -> bool {
+        match &self.0 {
+            Rule::AnyIn(domain) => peer.id().trust_domain() == domain,
+            Rule::OneOf(ids) => ids.contains(peer.id()),
+            Rule::Prefix(prefix) => peer.id().is_below(prefix),
+            Rule::AllOf(rules) => !rules.is_empty() && rules.iter().all(|rule| rule.allows(peer)),
+            Rule::AnyOf(rules) => rules.iter().any(|rule| rule.allows(peer)),
+            Rule::Not(rule) => !rule.allows(peer),
+            Rule::Asked(_, rule) => rule(peer),
+            Rule::Swapped(rule) => rule.load().allows(peer),
+        }
+    }
+}
+
+/// Replaces the rule of [`Authorizer::swappable`]. Handshakes from then on follow the new one.
+#[derive(Debug, Clone)]
+pub struct AuthorizerHandle(Arc<ArcSwap<Authorizer>>);
+
+impl AuthorizerHandle {
+    /// Puts another rule in force.
+    pub fn replace(&self, rule: Authorizer) {
+        self.0.store(Arc::new(rule));
+    }
+}
+
+impl fmt::Display for Authorizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Rule::AnyIn(domain) => write!(f, "any workload of {domain}"),
+            Rule::OneOf(ids) => list(f, "nobody", " or ", ids.iter()),
+            Rule::Prefix(prefix) => write!(f, "{prefix} and all below it"),
+            Rule::AllOf(rules) => list(f, "nobody", " and ", rules.iter()),
+            Rule::AnyOf(rules) => list(f, "nobody", " or ", rules.iter()),
+            Rule::Not(rule) => write!(f, "not ({rule})"),
+            Rule::Asked(name, _) => f.write_str(name),
+            Rule::Swapped(rule) => rule.load().fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Authorizer({self})")
+    }
+}
+
+/// At most a handful: messages stay readable.
+const MOST_NAMED: usize = 5;
+
+fn list<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    none: &str,
+    between: &str,
+    items: impl ExactSizeIterator<Item = T>,
+) -> fmt::Result {
+    let more = items.len().saturating_sub(MOST_NAMED);
+    if items.len() == 0 {
+        return f.write_str(none);
+    }
+    for (index, item) in items.take(MOST_NAMED).enumerate() {
+        if index > 0 {
+            f.write_str(between)?;
+        }
+        write!(f, "{item}")?;
+    }
+    if more > 0 { write!(f, "{between}{more} more") } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: &str) -> PeerIdentity {
+        PeerIdentity::for_test(id.parse().unwrap())
+    }
+
+    fn id(text: &str) -> SpiffeId {
+        text.parse().unwrap()
+    }
+
+    const CART: &str = "spiffe://prod/ns/shop/sa/cart";
+
+    #[test]
+    fn each_rule_lets_in_what_it_says() {
+        let domain: TrustDomain = "prod".parse().unwrap();
+        let cart = || Authorizer::k8s(&domain, "shop", "cart").unwrap();
+        let prefix = || Authorizer::id_prefix(id("spiffe://prod/ns/shop"));
+        for (rule, other) in [
+            (Authorizer::any_in(domain.clone()), "spiffe://test/ns/shop/sa/cart"),
+            (Authorizer::id(id(CART)), "spiffe://prod/ns/shop/sa/cart2"),
+            (Authorizer::one_of([id("spiffe://prod/x"), id(CART)]), "spiffe://prod/y"),
+            (prefix(), "spiffe://prod/ns/shopping/sa/cart"),
+            (cart(), "spiffe://prod/ns/shop/sa/till"),
+            (Authorizer::all_of([prefix(), cart()]), "spiffe://prod/ns/shop/sa/till"),
+            (Authorizer::any_of([cart(), Authorizer::id(id("spiffe://prod/x"))]), "spiffe://prod/y"),
+            (Authorizer::not(Authorizer::id(id("spiffe://prod/x"))), "spiffe://prod/x"),
+            (Authorizer::from_fn("carts", |peer| peer.id().path().ends_with("/cart")), "spiffe://prod/x"),
+        ] {
+            assert!(rule.allows(&peer(CART)), "{rule}");
+            assert!(!rule.allows(&peer(other)), "{rule}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_lets_in_nobody() {
+        for rule in [Authorizer::one_of([]), Authorizer::all_of([]), Authorizer::any_of([])] {
+            assert!(!rule.allows(&peer(CART)));
+            assert_eq!(rule.to_string(), "nobody");
+        }
+    }
+
+    #[test]
+    fn a_replaced_rule_is_in_force_at_once() {
+        let (rule, handle) = Authorizer::swappable(Authorizer::id(id(CART)));
+        assert!(rule.allows(&peer(CART)));
+        handle.replace(Authorizer::one_of([]));
+        assert!(!rule.allows(&peer(CART)));
+    }
+
+    #[test]
+    fn long_lists_are_cut_in_messages() {
+        let rule = Authorizer::one_of((0..7).map(|n| id(&format!("spiffe://prod/{n}"))));
+        assert!(rule.to_string().ends_with("spiffe://prod/4 or 2 more"), "{rule}");
+    }
+}

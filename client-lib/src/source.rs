@@ -1,0 +1,108 @@
+//! Where credentials and trust come from: paths, as the pod's volumes mount them.
+
+use crate::identity::{Builder, PodIdentity, StartError};
+use crate::spiffe::TrustDomain;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The files of a pod's identity: its credential, and a trust bundle for each trust domain that it believes.
+///
+/// The credential is either a *credential bundle* (a `podCertificate` source's `credentialBundlePath`: the key, then the chain) or a key
+/// file and a chain file. All files may be in one volume or in several. Prefer the bundle, and a volume of its own for trust: the kubelet writes a volume only
+/// when all of its sources are well, so a refused certificate would freeze the trust anchors beside it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = podmint::Source::bundle("/var/run/podmint/credential/bundle.pem")
+///     .trust("prod.example.org".parse()?, "/var/run/podmint/trust/prod.pem")
+///     .trust("partner.example.net".parse()?, "/var/run/podmint/trust/partner.pem")
+///     .start()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub(crate) credential: CredentialFiles<PathBuf>,
+    pub(crate) trust: BTreeMap<TrustDomain, PathBuf>,
+    /// Named twice: which file is meant?
+    pub(crate) ambiguous: Option<TrustDomain>,
+}
+
+/// One file or two; of paths, or of their contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CredentialFiles<T> {
+    Bundle(T),
+    Pair { key: T, chain: T },
+}
+
+impl<T: Copy> CredentialFiles<T> {
+    pub(crate) fn key(&self) -> T {
+        match self {
+            Self::Bundle(one) => *one,
+            Self::Pair { key, chain: _ } => *key,
+        }
+    }
+
+    pub(crate) fn chain(&self) -> T {
+        match self {
+            Self::Bundle(one) => *one,
+            Self::Pair { key: _, chain } => *chain,
+        }
+    }
+}
+
+impl CredentialFiles<PathBuf> {
+    pub(crate) fn paths(&self) -> CredentialFiles<&Path> {
+        match self {
+            Self::Bundle(path) => CredentialFiles::Bundle(path),
+            Self::Pair { key, chain } => CredentialFiles::Pair { key, chain },
+        }
+    }
+}
+
+impl Source {
+    /// A credential bundle: the private key and the certificate chain in one file.
+    pub fn bundle(path: impl Into<PathBuf>) -> Self {
+        Self::new(CredentialFiles::Bundle(path.into()))
+    }
+
+    /// A key file and a certificate chain file. Both are read from one generation of their volume.
+    pub fn key_and_chain(key: impl Into<PathBuf>, chain: impl Into<PathBuf>) -> Self {
+        Self::new(CredentialFiles::Pair { key: key.into(), chain: chain.into() })
+    }
+
+    fn new(credential: CredentialFiles<PathBuf>) -> Self {
+        Self { credential, trust: BTreeMap::new(), ambiguous: None }
+    }
+
+    /// Believe members of `domain` whose chain ends in a certificate of this file, and nobody else of that domain.
+    ///
+    /// Each domain has one file. Naming a domain twice is an error at the start.
+    #[must_use]
+    pub fn trust(mut self, domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
+        if self.trust.insert(domain.clone(), path.into()).is_some() {
+            self.ambiguous = Some(domain);
+        }
+        self
+    }
+
+    /// Chooses provider, clock, intervals and limits before the start.
+    pub fn builder(self) -> Builder {
+        Builder::new(self)
+    }
+
+    /// Starts with the defaults: reads everything, waits for the first good snapshot, and then follows the files.
+    ///
+    /// # Errors
+    /// Nothing good within the time-out of [`Builder::start_timeout`]; the error says what is missing and why it may be.
+    pub async fn start(self) -> Result<PodIdentity, StartError> {
+        self.builder().start().await
+    }
+
+    /// Every path.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let credential = self.credential.paths();
+        [credential.key(), credential.chain()].into_iter().chain(self.trust.values().map(PathBuf::as_path))
+    }
+}

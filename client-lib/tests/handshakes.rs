@@ -1,0 +1,288 @@
+//! Two ends of a connection: who is let in, who is not, and what each side is told.
+
+mod kit;
+
+use kit::{DOMAIN, Pod, Shifted, anyone, aws, reckless_client, ring, server_says, shake};
+use podmint::testkit::{Authority, Issued};
+use podmint::{Authorizer, HandshakeError, PodIdentity, Reason, Source};
+use rustls::client::Resumption;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn pair(authority: &Authority) -> (Pod, PodIdentity, Pod, PodIdentity) {
+    let server = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let client = Pod::with(&authority.issue("/ns/shop/sa/cart"), &authority.trust());
+    let (one, two) = (server.start().await, client.start().await);
+    (server, one, client, two)
+}
+
+#[tokio::test]
+async fn both_sides_know_each_other() {
+    let authority = Authority::new(DOMAIN);
+    let (_server_pod, server, _client_pod, client) = pair(&authority).await;
+    let acceptor = server.server(anyone()).alpn(["echo"]).acceptor().unwrap();
+    let connector = client.client(anyone()).alpn(["echo"]).connector().unwrap();
+    let (near, far) = shake(&acceptor, &connector).await;
+    let (mut near, mut far) = (near.unwrap(), far.unwrap());
+    assert_eq!(near.peer().kubernetes(), Some(("shop", "cart")));
+    assert_eq!(far.peer().to_string(), format!("spiffe://{DOMAIN}/ns/shop/sa/till"));
+    assert_eq!(near.peer().serial(), client.snapshot().credential().serial());
+    assert_eq!(near.tls().alpn_protocol(), Some(&b"echo"[..]));
+    assert_eq!(near.tls().protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    far.write_all(b"hello").await.unwrap();
+    far.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    near.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"hello");
+}
+
+#[tokio::test]
+async fn the_post_quantum_exchange_comes_first() {
+    let authority = Authority::new(DOMAIN);
+    let (_server_pod, server, _client_pod, client) = pair(&authority).await;
+    let acceptor = server.server(anyone()).acceptor().unwrap();
+    let connector = client.client(anyone()).connector().unwrap();
+    let near = shake(&acceptor, &connector).await.0.unwrap();
+    let group = near.tls().negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+}
+
+#[tokio::test]
+async fn a_server_refuses_a_client_it_does_not_expect_and_the_client_learns_it() {
+    let authority = Authority::new(DOMAIN);
+    let (_server_pod, server, _client_pod, client) = pair(&authority).await;
+    let only_stock = Authorizer::k8s(&DOMAIN.parse().unwrap(), "shop", "stock").unwrap();
+    let acceptor = server.server(only_stock).acceptor().unwrap();
+    let connector = client.client(anyone()).connector().unwrap();
+    let (near, far) = shake(&acceptor, &connector).await;
+    match near {
+        Err(HandshakeError::Refused(refusal)) => {
+            assert!(matches!(refusal.reason(), Reason::NotAllowed(allowed) if allowed.ends_with("/sa/stock")));
+            assert_eq!(refusal.claimed_id().unwrap().path(), "/ns/shop/sa/cart");
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+    let error = far.unwrap().read(&mut [0]).await.unwrap_err();
+    let told = error.get_ref().unwrap().downcast_ref::<HandshakeError>().unwrap();
+    assert!(matches!(told, HandshakeError::PeerRefused(_)), "{told}");
+}
+
+#[tokio::test]
+async fn a_client_refuses_a_server_it_does_not_expect() {
+    let authority = Authority::new(DOMAIN);
+    let (_server_pod, server, _client_pod, client) = pair(&authority).await;
+    let acceptor = server.server(anyone()).acceptor().unwrap();
+    let expected = format!("spiffe://{DOMAIN}/ns/shop/sa/stock");
+    let connector = client.client(Authorizer::id(expected.parse().unwrap())).connector().unwrap();
+    let (near, far) = shake(&acceptor, &connector).await;
+    assert_eq!(far.unwrap_err().reason(), "not_allowed");
+    assert_eq!(near.unwrap_err().reason(), "peer_refused");
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let acceptor = pod.start().await.server(anyone()).acceptor().unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(aws())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(kit::Reckless))
+        .with_no_client_auth();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let (verdict, _) = tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far));
+    assert!(matches!(verdict, Err(HandshakeError::NoPeerCertificate)), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn tls_1_2_is_not_spoken() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let acceptor = pod.start().await.server(anyone()).acceptor().unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(aws())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(kit::Reckless))
+        .with_no_client_auth();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let (verdict, _) = tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far));
+    assert!(matches!(verdict, Err(HandshakeError::Tls(_))), "{verdict:?}");
+}
+
+/// A client that keeps every ticket it can get comes back after it was shut out.
+#[tokio::test]
+async fn no_session_is_resumed_past_a_deny() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let identity = pod.start().await;
+    let mut greedy = reckless_client(&authority.issue("/ns/shop/sa/cart"));
+    greedy.resumption = Resumption::in_memory_sessions(16);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(greedy));
+    let (rule, handle) = Authorizer::swappable(anyone());
+    let builder = identity.server(rule);
+    let servers = [tokio_rustls::TlsAcceptor::from(Arc::new(builder.config().unwrap()))];
+    for server in &servers {
+        for attempt in 0..2 {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (near, far) = tokio::join!(server.accept(near), connector.connect(kit::name(), far));
+            let (mut near, mut far) = (near.unwrap(), far.unwrap());
+            // Tickets, if there were any, would come with the first bytes.
+            near.write_all(b"x").await.unwrap();
+            far.read_exact(&mut [0]).await.unwrap();
+            let kind = near.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "attempt {attempt}");
+        }
+        handle.replace(Authorizer::one_of([]));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (near, _far) = tokio::join!(server.accept(near), connector.connect(kit::name(), far));
+        assert!(near.is_err(), "a denied client came in again");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_own_certificate_is_said_before_the_handshake() {
+    let authority = Authority::new(DOMAIN);
+    let clock = Arc::new(Shifted::default());
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let identity = pod.builder().clock(Arc::clone(&clock) as _).start().await.unwrap();
+    clock.by(2 * 86_400);
+    let verdict = server_says(&identity, anyone(), &authority.issue_valid("/ns/shop/sa/cart", 0, 10 * 86_400)).await;
+    assert!(matches!(verdict, Err(HandshakeError::OwnCredentialExpired)), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn an_expired_peer_is_refused_to_the_second() {
+    let authority = Authority::new(DOMAIN);
+    let clock = Arc::new(Shifted::default());
+    let pod = Pod::with(&authority.issue_valid("/ns/shop/sa/till", -60, 10 * 86_400), &authority.trust());
+    let identity = pod.builder().clock(Arc::clone(&clock) as _).start().await.unwrap();
+    let client = authority.issue_valid("/ns/shop/sa/cart", -60, 3600);
+    clock.by(3500);
+    server_says(&identity, anyone(), &client).await.unwrap();
+    clock.by(3601);
+    match server_says(&identity, anyone(), &client).await {
+        Err(HandshakeError::Refused(refusal)) => assert!(matches!(refusal.reason(), Reason::Expired(_))),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_client_is_given_up_and_delays_nobody() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let identity = pod.start().await;
+    let acceptor = identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(2).acceptor().unwrap();
+    let connector = identity.client(anyone()).connector().unwrap();
+    let (stalled, _silent) = tokio::io::duplex(1 << 16);
+    let waiting = tokio::spawn({
+        let acceptor = acceptor.clone();
+        async move { acceptor.accept(stalled).await.map(|_| ()) }
+    });
+    tokio::task::yield_now().await;
+    let (near, far) = shake(&acceptor, &connector).await;
+    assert!(near.is_ok() && far.is_ok());
+    assert!(matches!(waiting.await.unwrap(), Err(HandshakeError::Timeout(_))));
+}
+
+#[tokio::test]
+async fn handshakes_beyond_the_limit_wait_their_turn_and_no_longer() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let identity = pod.start().await;
+    let acceptor = identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(1).acceptor().unwrap();
+    let (first, _silent) = tokio::io::duplex(64);
+    let (second, _silent_too) = tokio::io::duplex(64);
+    let (one, two) = tokio::join!(acceptor.accept(first), acceptor.accept(second));
+    assert!(matches!(one, Err(HandshakeError::Timeout(_))), "{one:?}");
+    assert!(matches!(two, Err(HandshakeError::Busy | HandshakeError::Timeout(_))), "{two:?}");
+}
+
+/// Keys as Go writes them: PKCS#8, EC with the public key and without the inner curve, Ed25519 as a bare seed.
+fn kubelet_keys() -> Vec<(&'static str, Vec<u8>)> {
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::signature as sig;
+    let ec = |algorithm: &'static sig::EcdsaSigningAlgorithm| {
+        sig::EcdsaKeyPair::generate(algorithm).unwrap().to_pkcs8v1().unwrap().as_ref().to_vec()
+    };
+    let rsa = |size| {
+        let key = aws_lc_rs::rsa::KeyPair::generate(size).unwrap();
+        AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap().as_ref().to_vec()
+    };
+    let seed = [0x42_u8; 32];
+    let bare = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &seed].concat();
+    vec![
+        ("ECDSA P-256", ec(&sig::ECDSA_P256_SHA256_ASN1_SIGNING)),
+        ("ECDSA P-384", ec(&sig::ECDSA_P384_SHA384_ASN1_SIGNING)),
+        ("ECDSA P-521", ec(&sig::ECDSA_P521_SHA512_ASN1_SIGNING)),
+        ("Ed25519", bare),
+        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa3072)),
+        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa4096)),
+    ]
+}
+
+fn issue_for(authority: &Authority, pkcs8: &[u8]) -> Issued {
+    let der = rustls_pki_types::PrivateKeyDer::Pkcs8(pkcs8.to_vec().into());
+    let public = aws().key_provider.load_private_key(der).unwrap().public_key().unwrap().to_vec();
+    Issued {
+        key: podmint::testkit::pem("PRIVATE KEY", pkcs8),
+        chain: authority.certify(&public, "/ns/shop/sa/cart"),
+    }
+}
+
+#[tokio::test]
+async fn all_six_key_types_of_a_kubelet_work_with_aws_lc() {
+    let authority = Authority::new(DOMAIN);
+    let server = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let acceptor = server.start().await.server(anyone()).acceptor().unwrap();
+    for (kind, key) in kubelet_keys() {
+        let pod = Pod::with(&issue_for(&authority, &key), &authority.trust());
+        let identity = pod.start().await;
+        assert_eq!(identity.snapshot().credential().key_type(), kind);
+        let connector = identity.client(anyone()).connector().unwrap();
+        let (near, far) = shake(&acceptor, &connector).await;
+        assert!(near.is_ok() && far.is_ok(), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn ring_takes_all_but_p521_and_says_so() {
+    let authority = Authority::new(DOMAIN);
+    let server = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let acceptor = server.builder().provider(ring()).start().await.unwrap().server(anyone()).acceptor().unwrap();
+    for (kind, key) in kubelet_keys() {
+        let pod = Pod::with(&issue_for(&authority, &key), &authority.trust());
+        let started = pod.builder().provider(ring()).start().await;
+        if kind == "ECDSA P-521" {
+            let error = started.unwrap_err().to_string();
+            assert!(error.contains("cannot use the ECDSA P-521 key") && error.contains("aws-lc-rs"), "{error}");
+            continue;
+        }
+        let connector = started.unwrap().client(anyone()).connector().unwrap();
+        let (near, far) = shake(&acceptor, &connector).await;
+        assert!(near.is_ok() && far.is_ok(), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn key_and_chain_files_work_as_a_bundle_does() {
+    let authority = Authority::new(DOMAIN);
+    let issued = authority.intermediate(|_| {}).issue("/ns/shop/sa/cart");
+    let pod = Pod::new();
+    pod.volume.write(&[("tls/key.pem", issued.key.clone()), ("tls/chain.pem", issued.chain), ("trust.pem", authority.trust())]);
+    let root = pod.folder.path();
+    let identity = Source::key_and_chain(root.join("tls/key.pem"), root.join("tls/chain.pem"))
+        .trust(DOMAIN.parse().unwrap(), root.join("trust.pem"))
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(identity.snapshot().credential().chain().len(), 2);
+    let (acceptor, connector) =
+        (identity.server(anyone()).acceptor().unwrap(), identity.client(anyone()).connector().unwrap());
+    let (near, far) = shake(&acceptor, &connector).await;
+    assert!(near.is_ok() && far.is_ok());
+}

@@ -1,0 +1,175 @@
+//! What the stories of this crate share: a pod's volume with an identity that follows it, and peers that are up to no good.
+
+#![allow(dead_code, reason = "each test binary uses its own part of the kit")]
+
+use podmint::testkit::{Authority, Issued, Volume};
+use podmint::{Acceptor, Authorizer, Builder, Connector, HandshakeError, PodIdentity, Reason, Source, Stream};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::DuplexStream;
+
+pub(crate) const DOMAIN: &str = "prod.example.org";
+
+/// A pod with one volume that holds `bundle.pem` and `trust.pem`.
+pub(crate) struct Pod {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) volume: Volume,
+}
+
+impl Pod {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = Volume::new(folder.path());
+        Self { folder, volume }
+    }
+
+    pub(crate) fn with(issued: &Issued, trust: &str) -> Self {
+        let pod = Self::new();
+        pod.write(issued, trust);
+        pod
+    }
+
+    pub(crate) fn write(&self, issued: &Issued, trust: &str) {
+        self.volume.write(&[("bundle.pem", issued.bundle()), ("trust.pem", trust.to_owned())]);
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        Source::bundle(self.folder.path().join("bundle.pem"))
+            .trust(DOMAIN.parse().unwrap(), self.folder.path().join("trust.pem"))
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        self.source().builder().start_timeout(Duration::ZERO)
+    }
+
+    pub(crate) async fn start(&self) -> PodIdentity {
+        self.builder().start().await.unwrap()
+    }
+}
+
+pub(crate) fn anyone() -> Authorizer {
+    Authorizer::any_in(DOMAIN.parse().unwrap())
+}
+
+pub(crate) fn name() -> ServerName<'static> {
+    ServerName::try_from("server.test").unwrap()
+}
+
+pub(crate) fn ring() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+pub(crate) fn aws() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Both ends of one handshake in memory.
+pub(crate) async fn shake(
+    acceptor: &Acceptor,
+    connector: &Connector,
+) -> (Result<Stream<DuplexStream>, HandshakeError>, Result<Stream<DuplexStream>, HandshakeError>) {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    tokio::join!(acceptor.accept(near), connector.connect(name(), far))
+}
+
+/// What our server says to a client with this chain, whatever the client thinks of the server.
+pub(crate) async fn server_says(server: &PodIdentity, authorizer: Authorizer, client: &Issued) -> Result<(), HandshakeError> {
+    let acceptor = server.server(authorizer).acceptor().unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(reckless_client(client)));
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (verdict, _) = tokio::join!(acceptor.accept(near), connector.connect(name(), far));
+    verdict.map(|_| ())
+}
+
+/// The reason a client with this chain is refused for.
+pub(crate) async fn refusal_of(authority: &Authority, client: &Issued) -> Reason {
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    match server_says(&pod.start().await, anyone(), client).await {
+        Err(HandshakeError::Refused(refusal)) => refusal.reason().clone(),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+/// A client that believes every server and shows what it is told to show.
+pub(crate) fn reckless_client(issued: &Issued) -> ClientConfig {
+    let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    ClientConfig::builder_with_provider(aws())
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Reckless))
+        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
+            rustls::sign::CertifiedKey::new(chain, aws().key_provider.load_private_key(key).unwrap()),
+        )))
+}
+
+#[derive(Debug)]
+pub(crate) struct Reckless;
+
+impl ServerCertVerifier for Reckless {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The real clock, moved by a number of seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Shifted(AtomicI64);
+
+impl Shifted {
+    pub(crate) fn by(&self, seconds: i64) {
+        self.0.store(seconds, Ordering::SeqCst);
+    }
+}
+
+impl rustls::time_provider::TimeProvider for Shifted {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = UnixTime::now().as_secs();
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add_signed(self.0.load(Ordering::SeqCst)))))
+    }
+}
+
+/// Waits for a condition, with a limit.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
