@@ -49,10 +49,9 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// A random UUID, version 4.
 pub(crate) fn uuid() -> String {
     let mut bytes: [u8; 16] = random();
-    if let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes {
-        *version = (*version & 0x0f) | 0x40;
-        *variant = (*variant & 0x3f) | 0x80;
-    }
+    let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
+    *version = (*version & 0x0f) | 0x40;
+    *variant = (*variant & 0x3f) | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)]
         .iter()

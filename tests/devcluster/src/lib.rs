@@ -31,6 +31,7 @@
 mod api;
 mod clock;
 mod cluster;
+pub mod node;
 mod options;
 mod rules;
 
@@ -38,9 +39,3 @@ pub use api::fault::{Failure, Faults, Verb};
 pub use cluster::DevCluster;
 pub use options::{Identity, Options, Versions};
 
-/// The node agent.
-pub mod node {
-    mod options;
-
-    pub use options::{Kubelet, NodeEvent, NodeOptions, Ownership, Pace, What};
-}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::node::Kubelet;
+
 /// Which Kubernetes release the API looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versions {
@@ -14,6 +16,18 @@ pub enum Versions {
     V1_36,
     /// 1.35: `v1beta1` alone; public key and proof of possession, no stub.
     V1_35,
+}
+
+impl Versions {
+    /// The kubelet of the same release.
+    #[must_use]
+    pub const fn kubelet(self) -> Kubelet {
+        match self {
+            Self::V1_37 | Self::V1_37WithBeta => Kubelet::V1_37,
+            Self::V1_36 => Kubelet::V1_36,
+            Self::V1_35 => Kubelet::V1_35,
+        }
+    }
 }
 
 /// Who is calling. Each has its static bearer token.

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::failure::{Answer, Failure};
+use super::failure::{Answer, Failure, FieldError};
 use super::kind::Served;
 use super::object::Object;
 use super::route::Call;
@@ -23,6 +23,10 @@ use crate::clock::random_below;
 
 /// How long a read waits for a resourceVersion that is not there yet, as the real server does.
 const VERSION_WAIT: Duration = Duration::from_secs(3);
+const OLD_TOKEN: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing \
+with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the \
+first chunk was returned and now may show up in the list.";
 /// How many changes a watch takes at a time.
 const BATCH: usize = 500;
 
@@ -44,12 +48,9 @@ pub(crate) async fn get(store: &Store, call: &Call) -> Answer<Bytes> {
 fn asked_version(call: &Call) -> Answer<Option<u64>> {
     match call.query.text("resourceVersion") {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_: std::num::ParseIntError| {
-            Failure::invalid("ListOptions", "meta.k8s.io", "", &[super::failure::FieldError::invalid(
-                "resourceVersion",
-                text,
-                "strconv.ParseUint: parsing: invalid syntax",
-            )])
+        text => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+            let error = FieldError::invalid("resourceVersion", text, &error.to_string());
+            Failure::invalid("ListOptions", "meta.k8s.io", "", &[error])
         }),
     }
 }
@@ -77,7 +78,7 @@ pub(crate) async fn list(store: &Store, call: &Call) -> Answer<Bytes> {
             return Ok(page(call, &view, version, None, 0));
         }
         ("", Some(version)) if call.query.text("resourceVersionMatch") == "Exact" => {
-            let view = store.all_at(kind, version).map_err(|_: Compacted| gone(version, store.version()))?;
+            let view = store.all_at(kind, version).map_err(|compacted| gone(version, compacted.oldest))?;
             (view, version, None)
         }
         ("", Some(version)) => {
@@ -91,13 +92,7 @@ pub(crate) async fn list(store: &Store, call: &Call) -> Answer<Bytes> {
         }
         (token, _) => {
             let (version, start) = opened(token).ok_or_else(|| Failure::bad_request("continue key is not valid"))?;
-            let view = store.all_at(kind, version).map_err(|_: Compacted| {
-                Failure::expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start a new list \
-                     without the continue parameter, or use the continue token in this response to retrieve the remainder of \
-                     the results. Continuing with the provided token results in an inconsistent list",
-                )
-            })?;
+            let Ok(view) = store.all_at(kind, version) else { return Err(Failure::expired(OLD_TOKEN)) };
             (view, version, Some(start))
         }
     };
@@ -216,7 +211,7 @@ fn initial_events(call: &Call, asked: Option<u64>) -> Answer<Initial> {
     }
     if call.query.text("resourceVersionMatch") != "NotOlderThan" || !call.query.flag("allowWatchBookmarks") {
         let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan and allowWatchBookmarks";
-        let error = super::failure::FieldError::forbidden("resourceVersionMatch", detail);
+        let error = FieldError::forbidden("resourceVersionMatch", detail);
         return Err(Failure::invalid("ListOptions", "meta.k8s.io", "", &[error]));
     }
     Ok(Initial::WithEnd)

@@ -123,9 +123,9 @@ impl Api {
         {
             return refused(&failure);
         }
-        match document {
-            Value::String(text) => answered(200, "text/plain; charset=utf-8", Bytes::from(text)),
-            other => answered(200, JSON, Bytes::from(other.to_string())),
+        match document.as_str() {
+            Some(text) => answered(200, "text/plain; charset=utf-8", Bytes::from(text.to_owned())),
+            None => answered(200, JSON, Bytes::from(document.to_string())),
         }
     }
 

@@ -40,7 +40,7 @@ impl PublicKey {
     /// Reads a DER SubjectPublicKeyInfo with nothing behind it.
     pub(crate) fn from_der(der: &[u8]) -> Result<Self, KeyFault> {
         match SubjectPublicKeyInfo::from_der(der) {
-            Ok((rest, spki)) if rest.is_empty() => Self::from_spki(&spki),
+            Ok(([], spki)) => Self::from_spki(&spki),
             Ok(_) | Err(_) => Err(KeyFault::Malformed),
         }
     }

@@ -187,8 +187,12 @@ pub(crate) fn update(new: &Spec, old: &Spec) -> Option<FieldError> {
 /// The key a request asks a certificate for: the stub's first.
 pub(crate) fn requested_key(spec: &Spec) -> Result<Option<PublicKey>, FieldError> {
     if spec.stub.is_empty() {
-        let parsed = PublicKey::from_der(&spec.pkix_public_key.0);
-        return parsed.map(Some).map_err(|_: KeyFault| FieldError::invalid_omitted(PKIX, "must be a valid PKIX-serialized public key"));
+        return match PublicKey::from_der(&spec.pkix_public_key.0) {
+            Ok(key) => Ok(Some(key)),
+            Err(KeyFault::Malformed | KeyFault::Unknown) => {
+                Err(FieldError::invalid_omitted(PKIX, "must be a valid PKIX-serialized public key"))
+            }
+        };
     }
     match x509::certification_request(&spec.stub.0) {
         Some(request) => Ok(request.key),
