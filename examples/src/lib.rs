@@ -1,1 +1,8 @@
-//! Examples.
+//! Programs that show Podmint at work.
+//!
+//! [`echo`] is the pair to read first: a service and its client that speak mTLS with pod certificates, over the crate [`podmint`]. The programs `echo-server` and `echo-client`
+//! run them alone, as in a pod.
+
+pub mod echo;
+pub mod echo_args;
+pub mod echo_counts;
