@@ -416,3 +416,105 @@ fn skip_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<(), A::Error> {
     while list.next_element::<IgnoredAny>()?.is_some() {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::ObjectList;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pipeline::honest::{object, request};
+
+    #[test]
+    fn what_is_needed_is_read_and_nothing_else_is_kept() {
+        let object = object(request());
+        let target = object.target().unwrap();
+        assert_eq!(target.namespace.as_str(), "shop");
+        assert_eq!(target.name.as_str(), "req-x7k2p");
+        assert_eq!(target.uid.as_str(), "b1e6a0f2-9d53-4c1b-8a71-2f0c6e5d4a33");
+        assert_eq!(target.resource_version.as_str(), "4711");
+        assert_eq!(object.signer_name(), Some("podmint.dev/workload"));
+        assert_eq!(object.created().unwrap().to_string(), "2026-11-23T18:59:59Z");
+        assert_eq!(object.state(), State::Pending);
+        assert_eq!(object.meta().managed_fields, None);
+        assert!(!object.is_deleting());
+    }
+
+    #[test]
+    fn the_state_is_told_by_the_condition_that_is_true() {
+        let state = |conditions: Value| {
+            let mut request = request();
+            request["status"] = json!({"conditions": conditions, "certificateChain": "PEM"});
+            object(request).state()
+        };
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status});
+        assert_eq!(state(json!([condition("Issued", "True")])), State::Issued);
+        assert_eq!(state(json!([condition("Denied", "True")])), State::Denied);
+        assert_eq!(state(json!([condition("Failed", "True")])), State::Failed);
+        assert_eq!(state(json!([condition("Issued", "False")])), State::Pending, "not by the chain");
+        assert_eq!(state(json!([condition("Odd", "True"), 7, null, condition("Denied", "True")])), State::Denied);
+        assert_eq!(state(json!("Issued")), State::Pending);
+        assert_eq!(state(json!(null)), State::Pending);
+    }
+
+    #[test]
+    fn one_malformed_object_does_not_spoil_a_list() {
+        let odd = [
+            json!(null),
+            json!(7),
+            json!([]),
+            json!({}),
+            json!({"metadata": 1, "spec": [], "status": "x"}),
+            json!({"metadata": {"name": {}, "uid": 3, "creationTimestamp": "yesterday"}, "spec": {"signerName": ["a"]}}),
+            json!({"spec": {"unverifiedUserAnnotations": {"a/b": 1}, "maxExpirationSeconds": 1e99}}),
+        ];
+        let mut items = odd.to_vec();
+        items.push(request());
+        let list = json!({"kind": "L", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": items});
+        let list: ObjectList<RequestObject> = serde_json::from_value(list).unwrap();
+        assert_eq!(list.items.len(), odd.len() + 1);
+        let (good, odd) = list.items.split_last().unwrap();
+        assert!(good.target().is_ok());
+        assert!(odd.iter().all(|object| object.target().is_err()));
+    }
+
+    #[test]
+    fn absent_null_and_wrong_are_not_empty() {
+        let spec: Spec = serde_json::from_value(json!({"podName": null, "podUID": 3, "nodeName": ""})).unwrap();
+        assert_eq!(spec.pod_name, Field::Absent);
+        assert_eq!(spec.node_uid, Field::Absent);
+        assert_eq!(spec.pod_uid, Field::Wrong);
+        assert_eq!(spec.node_name, Field::Good("".into()));
+    }
+
+    #[test]
+    fn of_a_repeated_key_the_last_counts_as_in_go() {
+        let spec: Spec = serde_json::from_str(r#"{"podName": "a", "podName": "b"}"#).unwrap();
+        assert_eq!(spec.pod_name.text(), Some("b"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_read(text in json_text()) {
+            let parsed: Result<RequestObject, _> = serde_json::from_str(&text);
+            prop_assert!(parsed.is_ok(), "{}", text);
+        }
+    }
+
+    /// JSON of any shape that uses the keys we look for.
+    fn json_text() -> impl Strategy<Value = String> {
+        let keys = ["metadata", "spec", "status", "name", "uid", "signerName", "conditions", "type", "podUID", "x",
+            "maxExpirationSeconds", "unverifiedUserAnnotations", "creationTimestamp", "stubPKCS10Request"];
+        let leaf = prop_oneof![
+            Just(json!(null)), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from),
+        ];
+        let tree = leaf.prop_recursive(4, 64, 8, move |inner| prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::hash_map(prop::sample::select(keys.to_vec()).prop_map(str::to_owned), inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]);
+        tree.prop_map(|value| value.to_string())
+    }
+}

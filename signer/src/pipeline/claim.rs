@@ -313,3 +313,175 @@ fn oid(der: &[u8]) -> (String, &[u8]) {
 const EXTENSION_REQUEST: &str = "1.2.840.113549.1.9.14";
 
 const MOST_IGNORED: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pipeline::honest::{KEY, POD_UID, RSA_KEY, TestKey, der, object, request, request_with};
+
+    fn parse(request: Value) -> Result<Claim, Unclaimed> {
+        Claim::parse(&object(request), Version::V1)
+    }
+
+    fn denied(request: Value) -> Denial {
+        match parse(request) {
+            Err(Unclaimed::Denied(target, denial)) => {
+                assert_eq!(target.name.as_str(), "req-x7k2p");
+                denial
+            }
+            other => panic!("not denied: {other:?}"),
+        }
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut request = request();
+        request["spec"][field] = value;
+        request
+    }
+
+    #[test]
+    fn every_word_of_a_request_is_where_it_belongs() {
+        let claim = parse(request()).unwrap();
+        assert_eq!(claim.signer.as_str(), "podmint.dev/workload");
+        assert_eq!(claim.pod.as_str(), "cart-0");
+        assert_eq!(claim.pod_uid.as_str(), POD_UID);
+        assert_eq!(claim.service_account.as_str(), "cart");
+        assert_eq!(claim.service_account_uid.as_str(), "c0ffee00-1111-4222-8333-444455556666");
+        assert_eq!(claim.node.as_str(), "node-a");
+        assert_eq!(claim.node_uid.as_str(), "0ddba11e-7777-4888-9999-aaaabbbbcccc");
+        assert_eq!(claim.max_expiration_seconds, 43_200);
+        assert!(claim.annotations.is_empty() && claim.ignored.is_empty());
+        assert_eq!(claim.key.spki(), KEY.spki());
+    }
+
+    #[test]
+    fn keys_of_all_six_kinds_are_proved_by_the_request() {
+        for kind in KeyType::ALL {
+            assert_eq!(parse(request_with(&TestKey::new(kind))).unwrap().key_type(), kind);
+        }
+    }
+
+    #[test]
+    fn a_request_signed_with_another_key_or_torn_is_no_proof() {
+        for key in [&*KEY, &*RSA_KEY, &TestKey::new(KeyType::EcdsaP521), &TestKey::new(KeyType::Ed25519)] {
+            let mut csr = key.csr();
+            *csr.last_mut().unwrap() ^= 1;
+            let torn = denied(with("stubPKCS10Request", BASE64_STANDARD.encode(&csr).into()));
+            assert_eq!(torn, Denial::ProofFailed(ProofFailed::Csr));
+        }
+        let ours = KEY.csr();
+        let theirs = TestKey::new(KeyType::EcdsaP256).spki();
+        let place = ours.windows(26).position(|window| window == &theirs[..26]).unwrap();
+        let swapped = [&ours[..place], &theirs, &ours[place + theirs.len()..]].concat();
+        let swapped = denied(with("stubPKCS10Request", BASE64_STANDARD.encode(swapped).into()));
+        assert_eq!(swapped, Denial::ProofFailed(ProofFailed::Csr));
+    }
+
+    #[test]
+    fn what_else_a_csr_holds_is_ignored_and_listed() {
+        let oid = |bytes: &[u8]| der(0x06, &[bytes]);
+        let admin = der(0x31, &[&der(0x30, &[&oid(&[0x55, 4, 3]), &der(0x0c, &[b"admin"])])]);
+        let san = der(0x30, &[&oid(&[0x55, 0x1d, 0x11]), &der(0x04, &[b"whatever"])]);
+        let extensions = der(0x31, &[&der(0x30, &[&san])]);
+        let request_oid = oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 14]);
+        let password_oid = oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 7]);
+        let attributes =
+            [der(0x30, &[&request_oid, &extensions]), der(0x30, &[&password_oid, &der(0x31, &[])])].concat();
+        let csr = KEY.csr_of(&der(0x30, &[&admin]), &attributes);
+        let claim = parse(with("stubPKCS10Request", BASE64_STANDARD.encode(csr).into())).unwrap();
+        assert_eq!(*claim.ignored, ["subject", "extension 2.5.29.17", "attribute 1.2.840.113549.1.9.7"]);
+    }
+
+    #[test]
+    fn the_list_of_what_was_ignored_has_an_end() {
+        let attribute = der(0x30, &[&der(0x06, &[&[0x55, 1]]), &der(0x31, &[])]);
+        let csr = KEY.csr_of(&der(0x30, &[]), &attribute.repeat(400));
+        let claim = parse(with("stubPKCS10Request", BASE64_STANDARD.encode(csr).into())).unwrap();
+        assert_eq!(claim.ignored.len(), MOST_IGNORED + 1);
+        assert_eq!(claim.ignored.last().unwrap(), "and more");
+    }
+
+    #[test]
+    fn an_old_request_seen_through_v1_is_not_malformed() {
+        for empty in [json!(null), json!("")] {
+            let object = object(with("stubPKCS10Request", empty));
+            let through_v1 = Claim::parse(&object, Version::V1);
+            assert!(matches!(through_v1, Err(Unclaimed::KeyNotVisible(_, Hold::KeyNotVisible))));
+            let through_beta = Claim::parse(&object, Version::V1beta1);
+            assert!(matches!(through_beta, Err(Unclaimed::Denied(_, Denial::Malformed(Malformed::Missing(_))))));
+        }
+    }
+
+    #[test]
+    fn the_older_pair_is_proved_over_the_pod() {
+        // With an Ed25519 key, whose signature of 1.35 and of a CSR are alike but for the message.
+        use aws_lc_rs::{encoding::AsDer, signature::{Ed25519KeyPair, KeyPair}};
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let spki: aws_lc_rs::encoding::PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        let old = |message: &[u8]| {
+            let mut request = with("stubPKCS10Request", json!(null));
+            request["spec"]["pkixPublicKey"] = BASE64_STANDARD.encode(spki.as_ref()).into();
+            request["spec"]["proofOfPossession"] = BASE64_STANDARD.encode(pair.sign(message).as_ref()).into();
+            request
+        };
+        let claim = Claim::parse(&object(old(POD_UID.as_bytes())), Version::V1beta1).unwrap();
+        assert_eq!(claim.key_type(), KeyType::Ed25519);
+        assert_eq!(denied(old(b"another pod")), Denial::ProofFailed(ProofFailed::Possession));
+        let mut half = old(POD_UID.as_bytes());
+        half["spec"]["proofOfPossession"] = json!(null);
+        assert_eq!(denied(half), Denial::Malformed(Malformed::Missing("proofOfPossession")));
+    }
+
+    #[test]
+    fn what_is_missing_or_odd_is_malformed_by_name() {
+        for field in ["signerName", "podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"] {
+            assert_eq!(denied(with(field, json!(null))), Denial::Malformed(Malformed::Missing(field)));
+            assert_eq!(denied(with(field, json!(7))), Denial::Malformed(Malformed::Type(field)));
+            assert!(matches!(denied(with(field, json!(""))), Denial::Malformed(Malformed::Name(found, _)) if found == field));
+        }
+        for seconds in [3_599, 7_862_401, 0, -1, i64::MIN, i64::MAX] {
+            let refused = denied(with("maxExpirationSeconds", seconds.into()));
+            assert_eq!(refused, Denial::Malformed(Malformed::Expiration(seconds)));
+        }
+        assert_eq!(parse(with("maxExpirationSeconds", json!(null))).unwrap().max_expiration_seconds, 86_400);
+        let odd = denied(with("unverifiedUserAnnotations", json!({"a/b": 1})));
+        assert_eq!(odd, Denial::Malformed(Malformed::Type("unverifiedUserAnnotations")));
+        let odd = denied(with("stubPKCS10Request", json!("%%%")));
+        assert_eq!(odd, Denial::Malformed(Malformed::Base64("stubPKCS10Request")));
+        let long = denied(with("stubPKCS10Request", json!("A".repeat(20_000))));
+        assert_eq!(long, Denial::Malformed(Malformed::Base64("stubPKCS10Request")));
+        let garbage = denied(with("stubPKCS10Request", json!("AAAA")));
+        assert_eq!(garbage, Denial::Malformed(Malformed::Csr));
+    }
+
+    #[test]
+    fn what_cannot_be_addressed_cannot_be_answered() {
+        for field in ["namespace", "name", "uid", "resourceVersion"] {
+            let mut request = request();
+            request["metadata"][field] = json!(null);
+            assert!(matches!(parse(request), Err(Unclaimed::Unaddressable(_))), "{field}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_csr_makes_it_panic(place in 0..400_usize, byte in any::<u8>(), cut in 0..400_usize) {
+            let mut csr = RSA_KEY.csr();
+            let (length, original) = (csr.len(), csr.clone());
+            csr[place % length] = byte;
+            csr.truncate(length.saturating_sub(cut.saturating_sub(200)));
+            if csr != original {
+                prop_assert!(super::csr(&csr).is_err(), "a changed request is never proved");
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(super::csr(&bytes).is_err());
+            prop_assert!(pair(&bytes, &bytes, &PodUid::parse(POD_UID).unwrap()).is_err());
+        }
+    }
+}

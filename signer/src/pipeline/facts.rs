@@ -8,7 +8,7 @@ use super::key::KeyType;
 use crate::names::{NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid, SignerName};
 
 /// How a fact was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Freshness {
     /// From the API server's cache (`resourceVersion=0`), which may lag. Good enough to accept, never to refuse.
     Cached,
@@ -169,3 +169,70 @@ pub(super) const DEFAULT_EXPIRATION: i64 = 86_400;
 
 /// What a kubelet marks the copies of its static pods with.
 const MIRROR: &str = "kubernetes.io/config.mirror";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn facts(pod: Value) -> PodFacts {
+        PodFacts::from(&serde_json::from_value::<Pod>(pod).unwrap())
+    }
+
+    fn phase_of(status: Value) -> Phase {
+        facts(json!({"metadata": {}, "spec": {"containers": []}, "status": status})).phase
+    }
+
+    #[test]
+    fn a_pod_is_reduced_to_what_counts() {
+        let pod = facts(json!({
+            "metadata": {"uid": "u-1", "annotations": {"kubernetes.io/config.mirror": "x"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "nodeName": "node-a",
+                "serviceAccountName": "cart",
+                "containers": [],
+                "volumes": [
+                    {"name": "a", "emptyDir": {}},
+                    {"name": "b", "projected": {"sources": [
+                        {"serviceAccountToken": {"path": "t"}},
+                        {"podCertificate": {"signerName": "podmint.dev/workload", "keyType": "ED25519", "maxExpirationSeconds": 3600,
+                            "userAnnotations": {"b/c": "2", "a/b": "1"}}},
+                        {"podCertificate": {"signerName": "other.org/x", "keyType": "NEW"}},
+                    ]}},
+                ],
+            },
+            "status": {"phase": "Running"},
+        }));
+        assert_eq!(pod.uid.unwrap().as_str(), "u-1");
+        assert_eq!(pod.node.unwrap().as_str(), "node-a");
+        assert_eq!(pod.service_account.unwrap().as_str(), "cart");
+        assert!(pod.is_mirror);
+        assert_eq!(pod.phase, Phase::Started, "a pod that is being deleted has not finished");
+        let [first, second] = &*pod.projections else { panic!() };
+        assert_eq!((&*first.signer, first.key_type, first.max_expiration_seconds), ("podmint.dev/workload", Some(KeyType::Ed25519), 3_600));
+        assert_eq!(*first.annotations, [("a/b".into(), "1".into()), ("b/c".into(), "2".into())]);
+        assert_eq!((second.key_type, second.max_expiration_seconds), (None, 86_400));
+    }
+
+    #[test]
+    fn what_is_empty_or_absent_is_nothing() {
+        let pod = facts(json!({"metadata": {"uid": ""}, "spec": {"nodeName": "", "serviceAccountName": "", "containers": []}}));
+        assert_eq!((pod.uid, pod.node, pod.service_account, pod.is_mirror), (None, None, None, false));
+    }
+
+    #[test]
+    fn a_pod_waits_until_its_first_container_runs() {
+        assert_eq!(phase_of(json!({"phase": "Pending"})), Phase::Waiting);
+        let init = |state: Value| json!({"phase": "Pending", "initContainerStatuses": [
+            {"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
+        assert_eq!(phase_of(init(json!({"waiting": {}}))), Phase::Waiting);
+        assert_eq!(phase_of(init(json!({"running": {}}))), Phase::Started);
+        assert_eq!(phase_of(init(json!({"terminated": {"exitCode": 0}}))), Phase::Started);
+        assert_eq!(phase_of(json!({"phase": "Running"})), Phase::Started);
+        assert_eq!(phase_of(json!({"phase": "Unknown"})), Phase::Started);
+        assert_eq!(phase_of(json!({})), Phase::Started, "when we cannot tell");
+        assert_eq!(phase_of(json!({"phase": "Succeeded"})), Phase::Finished);
+        assert_eq!(phase_of(json!({"phase": "Failed"})), Phase::Finished);
+    }
+}

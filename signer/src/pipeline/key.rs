@@ -265,3 +265,128 @@ const FIXED: [(KeyType, &[u8], usize); 4] = [
     ),
     (KeyType::Ed25519, b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00", 44),
 ];
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+
+    use super::*;
+    use crate::pipeline::honest::{POD_UID, RSA_KEY, TestKey, der};
+
+    fn decode(text: &str) -> Vec<u8> {
+        BASE64_STANDARD.decode(text).unwrap()
+    }
+
+    #[test]
+    fn what_go_signs_for_a_kubelet_of_1_35_is_a_proof() {
+        let (pod, other) = (PodUid::parse(POD_UID).unwrap(), PodUid::parse("another").unwrap());
+        for (kind, spki, proof) in PROOFS {
+            let (key, proof) = (PublicKey::parse(&decode(spki)).unwrap(), decode(proof));
+            assert_eq!(key.kind(), kind);
+            assert!(key.possessed(&pod, &proof), "{kind}");
+            assert!(!key.possessed(&other, &proof), "{kind} for another pod");
+            for place in [0, proof.len() / 2, proof.len() - 1] {
+                let mut torn = proof.clone();
+                torn[place] ^= 1;
+                assert!(!key.possessed(&pod, &torn), "{kind} with byte {place} changed");
+            }
+            assert!(!key.possessed(&pod, &proof[1..]), "{kind}, cut");
+            assert!(!key.possessed(&pod, &[]), "{kind}, empty");
+        }
+    }
+
+    #[test]
+    fn a_proof_belongs_to_one_key() {
+        let pod = PodUid::parse(POD_UID).unwrap();
+        for (kind, spki, _) in PROOFS {
+            for (other, _, proof) in PROOFS {
+                let key = PublicKey::parse(&decode(spki)).unwrap();
+                assert_eq!(key.possessed(&pod, &decode(proof)), kind == other, "{kind} with the proof of {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_other_kinds_are_unsupported() {
+        // An RSA key of 2048 bits, X25519, and P-256 as a compressed point.
+        let modulus = [&[0x00, 0xc1][..], &[0x55; 254], &[0x01]].concat();
+        let body = der(0x30, &[&der(0x02, &[&modulus]), &der(0x02, &[&[1, 0, 1]])]);
+        assert_eq!(PublicKey::parse(&rsa(&body)).unwrap_err(), BadKey::Unsupported);
+        let x25519 = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x6e, 0x03, 0x21, 0x00][..], &[7; 32]].concat();
+        assert_eq!(PublicKey::parse(&x25519).unwrap_err(), BadKey::Unsupported);
+    }
+
+    #[test]
+    fn weak_rsa_keys_are_told_apart() {
+        let with = |last: u8, exponent: &[u8]| {
+            let modulus = [&[0x00, 0xc1][..], &[0x55; 382], &[last]].concat();
+            let body = der(0x30, &[&der(0x02, &[&modulus]), &der(0x02, &[exponent])]);
+            PublicKey::parse(&rsa(&body)).map(|key| key.kind())
+        };
+        assert_eq!(with(1, &[1, 0, 1]), Ok(KeyType::Rsa3072));
+        assert_eq!(with(2, &[1, 0, 1]), Err(BadKey::Weak), "an even modulus");
+        assert_eq!(with(1, &[3]), Err(BadKey::Weak), "a small exponent");
+        assert_eq!(with(1, &[1, 0, 2]), Err(BadKey::Weak), "an even exponent");
+        assert_eq!(with(1, &[0x7f, 0xff, 0xff, 0xff]), Ok(KeyType::Rsa3072), "the greatest that Go takes");
+        assert_eq!(with(1, &[0x00, 0x80, 0, 0, 1]), Err(BadKey::Weak), "one that Go does not take");
+    }
+
+    #[test]
+    fn trailing_bytes_are_garbage() {
+        for key in [&*RSA_KEY, &TestKey::new(KeyType::Ed25519)] {
+            assert!(PublicKey::parse(&key.spki()).is_ok());
+            assert_eq!(PublicKey::parse(&[key.spki(), vec![0]].concat()).unwrap_err(), BadKey::Garbage);
+        }
+    }
+
+    fn rsa(body: &[u8]) -> Vec<u8> {
+        let algorithm = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+        der(0x30, &[algorithm, &der(0x03, &[&[0], body])])
+    }
+
+    /// Made once with Go 1.26, as kubelets of 1.35 do it: `rsa.SignPSS` with no options, `ecdsa.SignASN1` over SHA-256,
+    /// `ed25519.Sign`. Public keys and signatures only; no private key was kept.
+    const PROOFS: [(KeyType, &str, &str); 5] = [
+        (
+            KeyType::Rsa3072,
+            "MIIBojANBgkqhkiG9w0BAQEFAAOCAY8AMIIBigKCAYEAzZ1LPywfK4xocw7CQZUYai2OaqIyKulInMnEmNd5nwPaSyGi87dfL+WX\
+             T25s59heGoEwGrG1ClqKf++Faju90dcdNAlcRgwQMwpMJMDGP3+VhUqnONQRQmM+nVPI8FhEgIq1RyGPKl5nplnY9ZDLSs/tyl+C\
+             0uXx8hPdIgcfCGlK8H8ejIXsyRseo7D1d6JL0S9AP3ZSFhkT1gWM7PEXeKpd2iDQL+LUFw/u1FreKiy42Wx2zeKhaSDR2ef35lfE\
+             /V0OVsiyqDG4p3Fp0l9Wa4r0pGrbO/mHzjHmxyb84qwakO7sovnXG7OKwbYFRDS7CBtURBB7la0022EW0N1IKWTELOEnmPIeEHkW\
+             jUU6duR6ttkRs0HHBUyF/a3i56TxSQDg1YFwYGIdvSRR0d9gRDrdJAIQfouumAxbbBw15GFUt0zAZVLVbFOmBtqTdrfNjZwBqcbe\
+             PfSwCXqgfvv1AwSQ3cnR1+q7bLDSEG/RipIl1rOpmkGJdpVFv//z/EpJAgMBAAE=",
+            "nJkH0ExYFBuEq8/cfUE2AjzeRDpMDBUzOC07dmPqpjfeploPNSr52JXn1ycwQ1K/F5vSK1QoUzZfq7NKyaHS3i4/woUs29Pb94uB\
+             l4o/zQ5lzd9TNxu0p4VW1MCofFL/xGeLcM2PeA48wciTosDvs2Ta8b67G4kYMzDljodLH5FoFBLn77ylL1BLPtmbS0G5IaFg2HuI\
+             jMqfL1MsaiHOvVPsksHpq8MVTAKJ+TIuDnjWRTrr/I/jQ6ol8l48dV5fmCA/MQvGDxJCuhKmVnQ4TszRkz5f0RwHumXECM9IUrnv\
+             On7KK/LM2IAPGnkQhruorV5WcnSGhzo48tbwp7X0OIpppXD5a4ZdmFWPjUVz6PlujsWTzUiT9pptJyoJ1RiwgT6nYNkcnt+H3O32\
+             V3RomDi5c5ZjzXxr3Fg5oEO3Qboj5v6CB86r2A9vgfEFCqProIVzH3tMbMRi+F/HGoSDxSbyFntX92v2bY4WbRCA/GWKrPRfaptR\
+             EVCRERcRJNpw",
+        ),
+        (
+            KeyType::EcdsaP256,
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEbktLryULgZyaRle+nJ1pmqB/C5lsykE/UUp7HHjJom04Wc29OauoO5XdojP6TX2q\
+             OfMxjYm81If22TUVn1ih/A==",
+            "MEQCIGCtEh/SBKyS1R9/FdIDWFrKGmBlpLFMnysRvztABztaAiBW8lvk9tUEojxVp373L3J86y6DzLlsH3GSx6QO2dkWug==",
+        ),
+        (
+            KeyType::EcdsaP384,
+            "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEnqNhYrvhL6iLdWKz2q66WbKdfThpRq8rvHxchmpeDhRF5MNSiyss5A4NACS1+195TEQu\
+             ZxbrRzH/gWPtpMiK1MSA48SXmbHoobWyrsQ8UT4MbzEDgZlJzc222NJ5oa2Y",
+            "MGQCMB5OcyJOexLrQ8bVC3v2h1G9nyNV2j1rQVD7JqDDHFghmFl7zE6bwcddtG7XwAbgNQIwPodLwpIUjbrmOjbXF2MpHSeujhc2\
+             s/S0k63sDfIYM9L2iWkq7JenrKVIijVzJ87B",
+        ),
+        (
+            KeyType::EcdsaP521,
+            "MIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBrcPlKYEnZ7tf0Q7Pbjx3nR9g3jsLoABJZyDi1NlrcHV+4RfA9oMkbcBVb+JRbxDb\
+             Rx/UICDEAgTLYFOCD34ONmUAleDKsANlJhMQww/ABvoqYQ63fZiKdf0TqNKYWTtzGBSxilnwL1qY3ICYJMQreRGJfm9P180+AkS2\
+             mLnrQnu8Mi8=",
+            "MIGGAkF4XTTrdxnek3V0/PqzSnTOkGj8v1MD+DvMuTsDu7ljKl4l+6ML83iLlQIvBsNBy9om7b5oyO49uf5eyOjNPCE+jgJBNqNG\
+             kv7AwjlzzbzZk6lCcBBDFOwLyvZc9EsDSu0HeE3CZemfD3kBQ9eawYqxATZWYJZ9ymHX1sPckeCago7CYSM=",
+        ),
+        (
+            KeyType::Ed25519,
+            "MCowBQYDK2VwAyEApK5vq70nN1U0nUjYa3Gaev2FvBqLzWuNsIp3fVc7ORA=",
+            "GWnuPN2l8/xhFVeG7tnVAgTl0IBuBQvZWGU6hUPXHizBj8XmQs7DBHTVyMkeo2/2H+nNtAW1TAl8azbk03pGDA==",
+        ),
+    ];
+}

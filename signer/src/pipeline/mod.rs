@@ -16,6 +16,9 @@ pub mod rules;
 pub mod status;
 pub mod verified;
 
+#[cfg(test)]
+pub(crate) mod honest;
+
 pub use self::{
     answer::{Answer, Decision, Means, decide},
     approved::Approved,

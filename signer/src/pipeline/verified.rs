@@ -193,3 +193,228 @@ fn known_annotations(claim: &Claim, phase: Phase) -> Result<(), Objection> {
 
 /// None yet. An annotation may only ever choose among what the policy allows; it is never an identity.
 const KNOWN_ANNOTATIONS: &[&str] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        names::{NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid},
+        pipeline::{
+            facts::{NodeFacts, ServiceAccountFacts},
+            honest::{claim, honest, honest_of},
+            key::KeyType,
+        },
+    };
+
+    const CACHED: Freshness = Freshness::Cached;
+    const QUORUM: Freshness = Freshness::Quorum;
+
+    fn refresh<T>(fact: &mut Fact<T>, freshness: Freshness) {
+        match fact {
+            Fact::Absent(read) | Fact::Found(_, read) => *read = freshness,
+        }
+    }
+
+    fn all_fresh(mut seen: Observed) -> Observed {
+        refresh(&mut seen.pod, QUORUM);
+        refresh(&mut seen.service_account, QUORUM);
+        refresh(&mut seen.node, QUORUM);
+        seen
+    }
+
+    fn with_pod(change: impl FnOnce(&mut PodFacts)) -> Observed {
+        let mut seen = honest();
+        match &mut seen.pod {
+            Fact::Found(pod, _) => change(pod),
+            Fact::Absent(_) => unreachable!(),
+        }
+        seen
+    }
+
+    fn with_source(change: impl FnOnce(&mut Projection)) -> Observed {
+        with_pod(|pod| change(&mut pod.projections[0]))
+    }
+
+    /// Of the cache it must be read again, whatever it is; what a quorum read of the same leads to is given back.
+    fn twice(seen: impl Fn() -> Observed, again: LookAgain) -> Unverified {
+        match Verified::check(seen()) {
+            Err(Unverified::LookAgain(found)) => assert_eq!(found, again),
+            other => panic!("answered by the cache: {other:?}"),
+        }
+        Verified::check(all_fresh(seen())).unwrap_err()
+    }
+
+    const POD: LookAgain = LookAgain { pod: true, service_account: false, node: false };
+    const ACCOUNT: LookAgain = LookAgain { pod: false, service_account: true, node: false };
+    const NODE: LookAgain = LookAgain { pod: false, service_account: false, node: true };
+
+    fn denied(seen: impl Fn() -> Observed) -> Denial {
+        match twice(seen, POD) {
+            Unverified::Deny(denial) => denial,
+            other => panic!("not denied: {other:?}"),
+        }
+    }
+
+    fn held(seen: impl Fn() -> Observed, again: LookAgain) -> Hold {
+        match twice(seen, again) {
+            Unverified::Hold(hold) => hold,
+            other => panic!("not held: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_cache_is_enough_to_accept() {
+        assert!(Verified::check(honest()).is_ok());
+        assert!(Verified::check(all_fresh(honest())).is_ok());
+    }
+
+    #[test]
+    fn a_pod_on_another_node_is_denied() {
+        let seen = || with_pod(|pod| pod.node = Some(NodeName::parse("node-b").unwrap()));
+        assert!(matches!(denied(seen), Denial::WrongNode { asked, bound } if asked.as_str() == "node-a" && bound.as_str() == "node-b"));
+    }
+
+    #[test]
+    fn a_pod_with_another_service_account_is_denied() {
+        let seen = || with_pod(|pod| pod.service_account = Some(ServiceAccountName::parse("billing").unwrap()));
+        assert!(matches!(denied(seen), Denial::WrongServiceAccount { .. }));
+        assert!(matches!(denied(|| with_pod(|pod| pod.service_account = None)), Denial::WrongServiceAccount { .. }));
+    }
+
+    #[test]
+    fn a_mirror_pod_is_denied() {
+        assert_eq!(denied(|| with_pod(|pod| pod.is_mirror = true)), Denial::MirrorPod);
+    }
+
+    #[test]
+    fn a_pod_that_does_not_ask_for_it_is_denied() {
+        let gone = || with_pod(|pod| pod.projections = Box::default());
+        assert!(matches!(denied(gone), Denial::NotProjected(NotProjected::Signer(_))));
+        let signer = || with_source(|source| source.signer = "podmint.dev/other".into());
+        assert!(matches!(denied(signer), Denial::NotProjected(NotProjected::Signer(_))));
+        let kind = || with_source(|source| source.key_type = Some(KeyType::Ed25519));
+        assert_eq!(denied(kind), Denial::NotProjected(NotProjected::KeyType { asked: KeyType::EcdsaP256 }));
+        let life = || with_source(|source| source.max_expiration_seconds = 43_199);
+        assert_eq!(denied(life), Denial::NotProjected(NotProjected::Expiration { asked: 43_200, most: 43_199 }));
+        let annotations = || with_source(|source| source.annotations = [("a/b".into(), "c".into())].into());
+        assert_eq!(denied(annotations), Denial::NotProjected(NotProjected::Annotations));
+    }
+
+    #[test]
+    fn one_source_that_agrees_is_enough_but_not_two_halves() {
+        let other = |change: fn(&mut Projection)| {
+            with_pod(|pod| {
+                let mut second = pod.projections[0].clone();
+                change(&mut second);
+                pod.projections = [second, pod.projections[0].clone()].into();
+            })
+        };
+        assert!(Verified::check(other(|source| source.key_type = Some(KeyType::Ed25519))).is_ok());
+        assert!(Verified::check(other(|source| source.max_expiration_seconds = 3_600)).is_ok());
+        let halves = || {
+            with_pod(|pod| {
+                let (mut kind, mut life) = (pod.projections[0].clone(), pod.projections[0].clone());
+                kind.key_type = Some(KeyType::Ed25519);
+                life.max_expiration_seconds = 3_600;
+                pod.projections = [kind, life].into();
+            })
+        };
+        assert!(matches!(denied(halves), Denial::NotProjected(NotProjected::Expiration { .. })));
+    }
+
+    #[test]
+    fn a_shorter_life_than_the_pod_allows_is_fine() {
+        assert!(Verified::check(with_source(|source| source.max_expiration_seconds = 86_400)).is_ok());
+    }
+
+    #[test]
+    fn a_finished_pod_is_denied_quietly() {
+        let denial = denied(|| with_pod(|pod| pod.phase = Phase::Finished));
+        assert_eq!(denial, Denial::Finished);
+        assert!(denial.is_quiet());
+    }
+
+    #[test]
+    fn a_pod_of_the_same_name_is_held_whatever_it_is_like() {
+        let other = || {
+            with_pod(|pod| {
+                pod.uid = Some(PodUid::parse("another").unwrap());
+                pod.node = Some(NodeName::parse("node-b").unwrap());
+                pod.is_mirror = true;
+                pod.phase = Phase::Finished;
+                pod.projections = Box::default();
+            })
+        };
+        assert!(matches!(held(other, POD), Hold::OtherPod { .. }));
+        assert!(matches!(held(|| with_pod(|pod| pod.uid = None), POD), Hold::OtherPod { .. }));
+    }
+
+    #[test]
+    fn what_is_absent_or_made_anew_is_held() {
+        let pod = || Observed { pod: Fact::Absent(CACHED), ..honest() };
+        assert_eq!(held(pod, POD), Hold::PodNotFound);
+        assert_eq!(held(|| with_pod(|pod| pod.node = None), POD), Hold::PodNotBound);
+        let account = || Observed { service_account: Fact::Absent(CACHED), ..honest() };
+        assert!(matches!(held(account, ACCOUNT), Hold::ServiceAccountNotFound(_)));
+        let account = |uid: Option<&str>| {
+            let uid = uid.map(|uid| ServiceAccountUid::parse(uid).unwrap());
+            Observed { service_account: Fact::Found(ServiceAccountFacts { uid }, CACHED), ..honest() }
+        };
+        assert!(matches!(held(|| account(Some("another")), ACCOUNT), Hold::OtherServiceAccount(_)));
+        assert!(matches!(held(|| account(None), ACCOUNT), Hold::OtherServiceAccount(_)));
+        let node = || Observed { node: Fact::Absent(CACHED), ..honest() };
+        assert!(matches!(held(node, NODE), Hold::NodeNotFound(_)));
+        let node = |uid: Option<&str>| {
+            let uid = uid.map(|uid| NodeUid::parse(uid).unwrap());
+            Observed { node: Fact::Found(NodeFacts { uid }, CACHED), ..honest() }
+        };
+        assert!(matches!(held(|| node(Some("another")), NODE), Hold::OtherNode(_)));
+        assert!(matches!(held(|| node(None), NODE), Hold::OtherNode(_)));
+    }
+
+    #[test]
+    fn an_unknown_annotation_is_denied_before_the_pod_starts_and_held_after() {
+        let seen = |phase: Phase| {
+            let mut claim = claim();
+            claim.annotations = [("podmint.dev/dns".into(), "x".into())].into();
+            let mut seen = honest_of(claim);
+            if let Fact::Found(pod, _) = &mut seen.pod {
+                pod.phase = phase;
+                pod.projections[0].annotations = [("podmint.dev/dns".into(), "x".into())].into();
+            }
+            seen
+        };
+        let denial = denied(|| seen(Phase::Waiting));
+        assert!(matches!(&denial, Denial::UnknownAnnotation { key, .. } if key == "podmint.dev/dns"));
+        assert_eq!(denial.reason(), "InvalidUnverifiedUserAnnotations");
+        assert!(matches!(held(|| seen(Phase::Started), POD), Hold::UnknownAnnotation { .. }));
+        assert_eq!(denied(|| seen(Phase::Finished)), Denial::Finished);
+    }
+
+    #[test]
+    fn everything_doubtful_is_read_again_at_once() {
+        let seen = Observed {
+            pod: Fact::Absent(CACHED),
+            service_account: Fact::Absent(CACHED),
+            node: Fact::Absent(QUORUM),
+            ..honest()
+        };
+        let Err(Unverified::LookAgain(again)) = Verified::check(seen) else { panic!() };
+        assert_eq!(again, LookAgain { pod: true, service_account: true, node: false });
+    }
+
+    #[test]
+    fn a_confirmed_contradiction_needs_no_further_reads() {
+        let mut seen = with_pod(|pod| pod.is_mirror = true);
+        refresh(&mut seen.pod, QUORUM);
+        seen.node = Fact::Absent(CACHED);
+        assert!(matches!(Verified::check(seen), Err(Unverified::Deny(Denial::MirrorPod))));
+    }
+
+    #[test]
+    fn a_lagging_cache_that_is_put_right_accepts() {
+        let mut seen = honest();
+        refresh(&mut seen.pod, QUORUM);
+        assert!(Verified::check(seen).is_ok());
+    }
+}
