@@ -1,187 +1,224 @@
 //! The record of what was issued and refused, for courts: one JSON line before anything is published, one with what became of
-//! it. What could not be recorded is not published.
-//!
-//! Lines are written by a thread of their own, so that a slow disk or a full pipe holds up certificates and nothing else. A
-//! line counts as written when the operating system has taken it.
+//! it. What could not be recorded is not published: [`Recorded`] is the only thing that can be, and only this file makes it.
 
-use std::{
-    fmt,
-    fs::OpenOptions,
-    io::{self, Write},
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
-    time::Duration,
+mod log;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+pub(crate) use self::log::Log;
+pub use self::log::{AuditError, Sink};
+use crate::{
+    cluster::{
+        versions::Version,
+        wire::Target,
+    },
+    names::{RequestUid, SerialNumber},
+    pipeline::{Claim, Denial, Issued, rules::Broken, status},
 };
 
-use serde_json::Value;
-use tokio::sync::oneshot;
+/// An answer whose line is in the audit log.
+///
+/// The fields are private to this file, so that nobody can publish what was not recorded.
+pub(crate) struct Recorded(Final);
 
-/// Where the lines go.
+/// An answer that is going to be published.
+enum Final {
+    Issued(Box<Issued>),
+    Denied(Refused),
+}
+
+/// A refusal, with what is known of whoever was refused.
+pub(crate) struct Refused {
+    pub(crate) target: Target,
+    /// None when the request was too broken to be read.
+    pub(crate) claim: Option<Arc<Claim>>,
+    pub(crate) denial: Denial,
+}
+
+/// What became of a recorded answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is what the API server has.
+    Published,
+    /// Somebody else answered first.
+    Lost,
+    /// The request is gone.
+    Gone,
+    /// It was not written: the request had changed, or time had passed. Another answer may follow.
+    Withdrawn,
+    /// The API server refused it.
+    Rejected,
+    /// Nobody knows: the reply was lost, and the request could not be read again.
+    Unknown,
+}
+
+/// Writes records. All clones write to one log.
 #[derive(Clone, Debug)]
-pub enum Sink {
-    /// A file that is appended to. It is opened anew when it was moved away, as log rotation does.
-    File(PathBuf),
-    /// Standard output, one line each.
-    Stdout,
-    /// For tests and the demo: read while the signer runs.
-    Memory(Arc<Mutex<Vec<Value>>>),
+pub(crate) struct Clerk {
+    log: Log,
+    replica: Arc<str>,
 }
 
-/// Why a line could not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuditError {
-    /// More lines wait than may.
-    #[error("the audit log is too slow: {WAITING} lines wait already")]
-    Full,
-    /// The line may be written yet.
-    #[error("the audit log took no line for {0:?}")]
-    Late(Duration),
-    /// The operating system said no.
-    #[error("could not write the audit log")]
-    Write(#[source] Arc<io::Error>),
-    /// The signer is stopping.
-    #[error("the audit log is closed")]
-    Closed,
-    /// The thread could not be started.
-    #[error("could not start the audit log's thread")]
-    Thread(#[source] io::Error),
+impl Clerk {
+    pub(crate) fn new(log: Log, replica: &str) -> Self {
+        Self { log, replica: replica.into() }
+    }
+
+    /// Records a certificate, with every fact behind it.
+    pub(crate) async fn record_issue(&self, issued: Box<Issued>, at: OffsetDateTime) -> Result<Recorded, AuditError> {
+        let words = issued.words();
+        let claim = issued.claim();
+        let approved = issued.approved();
+        let mut record = self.record("issuing", &claim.target, Some(claim), at);
+        add(
+            &mut record,
+            json!({
+                "serial": words.serial,
+                "sans": [{
+                    "uri": words.uri,
+                    "trustDomain": {"value": approved.signer().trust_domain.as_str(), "from": "PodSigner spec.trustDomain"},
+                    "namespace": {"value": claim.target.namespace, "from": "namespace of request and pod"},
+                    "serviceAccount": {"value": claim.service_account, "from": "Pod spec.serviceAccountName, UID checked"},
+                }],
+                "fingerprint": issued.fingerprint(),
+                "issuer": {"generation": issued.generation()},
+                "podSigner": approved.signer().name,
+                "rule": approved.rule(),
+                "notBefore": text(words.not_before),
+                "notAfter": text(words.not_after),
+                "beginRefreshAt": text(words.begin_refresh_at),
+                "ignoredCsrContent": claim.ignored,
+            }),
+        );
+        self.log.write(record).await?;
+        Ok(Recorded(Final::Issued(issued)))
+    }
+
+    /// Records a refusal for ever.
+    pub(crate) async fn record_denial(&self, refused: Refused, at: OffsetDateTime) -> Result<Recorded, AuditError> {
+        let mut record = self.record("denying", &refused.target, refused.claim.as_deref(), at);
+        add(&mut record, json!({"reason": refused.denial.label(), "message": refused.denial.to_string()}));
+        self.log.write(record).await?;
+        Ok(Recorded(Final::Denied(refused)))
+    }
+
+    /// Records what became of it.
+    pub(crate) async fn record_outcome(
+        &self,
+        receipt: &Receipt,
+        outcome: Outcome,
+        at: OffsetDateTime,
+    ) -> Result<(), AuditError> {
+        let record = json!({
+            "time": text(at),
+            "event": "outcome",
+            "replica": &*self.replica,
+            "request": {"uid": receipt.request},
+            "answer": receipt.answer,
+            "serial": receipt.serial,
+            "outcome": outcome.label(),
+        });
+        self.log.write(record).await
+    }
+
+    fn record(&self, event: &str, target: &Target, claim: Option<&Claim>, at: OffsetDateTime) -> Value {
+        let mut record = json!({
+            "time": text(at),
+            "event": event,
+            "replica": &*self.replica,
+            "request": {"namespace": target.namespace, "name": target.name, "uid": target.uid},
+        });
+        if let Some(claim) = claim {
+            add(
+                &mut record,
+                json!({
+                    "signerName": claim.signer,
+                    "pod": {"namespace": claim.target.namespace, "name": claim.pod, "uid": claim.pod_uid},
+                    "serviceAccount": {"name": claim.service_account, "uid": claim.service_account_uid},
+                    "node": {"name": claim.node, "uid": claim.node_uid},
+                    "keyType": claim.key_type(),
+                    "keyHash": claim.key.hash(),
+                    "maxExpirationSeconds": claim.max_expiration_seconds,
+                }),
+            );
+        }
+        record
+    }
 }
 
-/// Takes lines. All clones write to one log; when the last is gone the thread ends.
+/// What remains of a recorded answer once it is on its way.
 #[derive(Clone, Debug)]
-pub(crate) struct Log {
-    lines: mpsc::SyncSender<Line>,
+pub(crate) struct Receipt {
+    request: RequestUid,
+    answer: &'static str,
+    serial: Option<SerialNumber>,
 }
 
-#[derive(Debug)]
-struct Line {
-    record: Value,
-    written: oneshot::Sender<Result<(), Arc<io::Error>>>,
-}
-
-impl Log {
-    /// Opens the sink, so that a path that cannot be written is found before anything is signed.
-    pub(crate) fn open(sink: Sink) -> Result<Self, AuditError> {
-        let mut output = Output::open(sink).map_err(|error| AuditError::Write(Arc::new(error)))?;
-        let (lines, waiting) = mpsc::sync_channel(WAITING);
-        let thread = thread::Builder::new().name("audit".to_owned()).stack_size(STACK);
-        thread.spawn(move || write_all(&mut output, &waiting)).map_err(AuditError::Thread)?;
-        Ok(Self { lines })
-    }
-
-    /// Waits until the operating system has the line.
-    pub(crate) async fn write(&self, record: Value) -> Result<(), AuditError> {
-        let (written, told) = oneshot::channel();
-        self.lines.try_send(Line { record, written }).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => AuditError::Full,
-            mpsc::TrySendError::Disconnected(_) => AuditError::Closed,
-        })?;
-        match tokio::time::timeout(PATIENCE, told).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(AuditError::Write(error)),
-            Ok(Err(_ended)) => Err(AuditError::Closed),
-            Err(_) => Err(AuditError::Late(PATIENCE)),
+impl Recorded {
+    /// Where it goes.
+    pub(crate) fn target(&self) -> &Target {
+        match &self.0 {
+            Final::Issued(issued) => &issued.claim().target,
+            Final::Denied(refused) => &refused.target,
         }
     }
-}
 
-/// Writes whatever waits, all of it at once.
-fn write_all(output: &mut Output, waiting: &mpsc::Receiver<Line>) {
-    while let Ok(first) = waiting.recv() {
-        let mut lines = vec![first];
-        lines.extend(waiting.try_iter().take(WAITING));
-        let result = output.write(&lines).map_err(Arc::new);
-        for line in lines {
-            // Whoever waited may have lost patience.
-            drop(line.written.send(result.clone()));
+    /// The body of the one PUT.
+    pub(crate) fn body(&self, version: Version, now: OffsetDateTime) -> Result<Value, Broken> {
+        match &self.0 {
+            Final::Issued(issued) => status::issued(issued, version, now),
+            Final::Denied(refused) => status::denied(&refused.target, &refused.denial, version, now),
         }
     }
-}
 
-enum Output {
-    /// `torn` after half a line: the next one begins on a line of its own.
-    File { path: PathBuf, file: std::fs::File, torn: bool },
-    Stdout,
-    Memory(Arc<Mutex<Vec<Value>>>),
-}
-
-impl Output {
-    fn open(sink: Sink) -> io::Result<Self> {
-        Ok(match sink {
-            Sink::File(path) => Self::File { file: append(&path)?, path, torn: false },
-            Sink::Stdout => Self::Stdout,
-            Sink::Memory(records) => Self::Memory(records),
-        })
+    /// The chain that is about to be published.
+    pub(crate) fn chain_pem(&self) -> Option<&str> {
+        match &self.0 {
+            Final::Issued(issued) => Some(issued.chain_pem()),
+            Final::Denied(_) => None,
+        }
     }
 
-    fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+    /// Whether it is too old to be published.
+    pub(crate) fn is_stale(&self, now: OffsetDateTime) -> bool {
+        match &self.0 {
+            Final::Issued(issued) => issued.is_stale(now),
+            Final::Denied(_) => false,
+        }
+    }
+
+    pub(crate) fn receipt(&self) -> Receipt {
+        let (answer, serial) = match &self.0 {
+            Final::Issued(issued) => ("issue", Some(issued.words().serial)),
+            Final::Denied(_) => ("deny", None),
+        };
+        Receipt { request: self.target().uid.clone(), answer, serial }
+    }
+}
+
+impl Outcome {
+    const fn label(self) -> &'static str {
         match self {
-            Self::File { path, file, torn } => {
-                if moved_away(path, file) {
-                    *file = append(path)?;
-                    *torn = false;
-                }
-                let mut text = text(lines)?;
-                if *torn {
-                    text.insert(0, b'\n');
-                }
-                *torn = true;
-                file.write_all(&text)?;
-                *torn = false;
-                Ok(())
-            }
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(&text(lines)?)?;
-                stdout.flush()
-            }
-            Self::Memory(records) => {
-                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.extend(lines.iter().map(|line| line.record.clone()));
-                Ok(())
-            }
+            Self::Published => "published",
+            Self::Lost => "lost",
+            Self::Gone => "gone",
+            Self::Withdrawn => "withdrawn",
+            Self::Rejected => "rejected",
+            Self::Unknown => "unknown",
         }
     }
 }
 
-fn text(lines: &[Line]) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut text, &line.record)?;
-        text.push(b'\n');
-    }
-    Ok(text)
-}
-
-fn append(path: &PathBuf) -> io::Result<std::fs::File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// Whether the path leads to another file than the one that is open, or to none.
-fn moved_away(path: &PathBuf, file: &std::fs::File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match (std::fs::metadata(path), file.metadata()) {
-        (Ok(there), Ok(open)) => identity(there) != identity(open),
-        (Err(_), _) | (_, Err(_)) => true,
+fn add(record: &mut Value, more: Value) {
+    if let (Some(record), Value::Object(more)) = (record.as_object_mut(), more) {
+        record.extend(more);
     }
 }
 
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { path, file: _, torn: _ } => f.debug_struct("File").field("path", path).finish_non_exhaustive(),
-            Self::Stdout => f.write_str("Stdout"),
-            Self::Memory(_) => f.write_str("Memory"),
-        }
-    }
+/// RFC 3339; a time that cannot be written so is not one that we sign.
+fn text(at: OffsetDateTime) -> Option<String> {
+    at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
 }
-
-/// As many walks as may be in flight, twice over: each writes two lines.
-const WAITING: usize = 512;
-/// A disk that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The thread serialises and writes; nothing recurses.
-const STACK: usize = 128 << 10;

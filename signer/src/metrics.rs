@@ -231,10 +231,10 @@ fn new_walk_histogram() -> Histogram {
     Histogram::new(WALKS)
 }
 
-/// How a walk may end; `lost` to somebody who answered first, `dropped` with the signer.
-pub(crate) const OUTCOMES: [&str; 6] = ["issue", "deny", "hold", "fault", "lost", "dropped"];
+/// How a walk may end; `lost` to somebody who answered first, `dropped` with the signer or by a panic.
+const OUTCOMES: [&str; 5] = ["answered", "hold", "fault", "lost", "dropped"];
 const REJECTIONS: [&str; 4] = ["invalid", "lacks_sign", "forbidden", "other"];
-const RESTARTS: [&str; 4] = ["ended", "silent", "expired", "error"];
+const RESTARTS: [&str; 5] = ["ended", "silent", "expired", "refill", "error"];
 const PLACES: [&str; 3] = ["ready", "in_flight", "waiting"];
 
 /// An answer within 80 ms costs a pod nothing and within half a second one retry (kubelet's mount back-off); ten minutes lose

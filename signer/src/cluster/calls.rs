@@ -140,8 +140,7 @@ fn encode(body: &impl Serialize) -> Result<Vec<u8>, CallError> {
 
 /// Why a call brought nothing.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
+pub(crate) enum CallError {
     /// It may have been carried out all the same.
     #[error("no answer from the API server within {0:?}")]
     Late(Duration),
@@ -167,7 +166,7 @@ pub enum CallError {
 
 /// The API server's own words.
 #[derive(Debug)]
-pub struct Refused {
+pub(crate) struct Refused {
     code: StatusCode,
     retry_after: Option<Duration>,
     status: Status,

@@ -1,6 +1,16 @@
 //! Talks to the API server.
 
-mod calls;
+pub(crate) mod bundle;
+pub(crate) mod calls;
 pub mod clock;
+pub(crate) mod events;
+pub(crate) mod guard;
+pub(crate) mod keeper;
+pub(crate) mod lease;
+mod lines;
+pub(crate) mod lookup;
+pub(crate) mod publish;
+mod secrets;
 pub mod versions;
+pub(crate) mod watch;
 pub mod wire;

@@ -62,10 +62,6 @@ impl Versions {
         *self.served.borrow()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Served> {
-        self.served.subscribe()
-    }
-
     /// Asks again, unless somebody did a moment ago.
     pub(crate) async fn discover(&self) -> Result<Served, CallError> {
         let mut last = self.last.lock().await;

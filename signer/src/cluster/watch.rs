@@ -1,11 +1,14 @@
 //! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
 //! versions or single objects, the watch goes on; it ends only when it is stopped.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use super::{
     calls::{CallError, Calls, Status},
@@ -23,14 +26,12 @@ use crate::{
 /// What the watch tells the controller.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// A listing begins; it has this number.
-    Listing(u64),
-    /// A request as it is now, read through this version. Answered ones come too: somebody has to see what was issued under
-    /// our name.
-    Seen(Version, Box<RequestObject>),
+    /// A request as it is now, seen in (or after) the listing of this number, read through this version. Answered ones come
+    /// too: somebody has to see what was issued under our name.
+    Seen(u64, Version, Box<RequestObject>),
     /// A request was deleted.
     Gone(RequestUid),
-    /// The listing ended: what it did not show is gone.
+    /// The listing of this number ended: what it did not show is gone.
     Listed(u64),
 }
 
@@ -39,7 +40,11 @@ pub(crate) struct Watch {
     pub(crate) calls: Calls,
     pub(crate) versions: Versions,
     pub(crate) signer: SignerName,
-    pub(crate) out: mpsc::Sender<News>,
+    /// The number of the signer, which goes with all news of it.
+    pub(crate) number: usize,
+    pub(crate) out: mpsc::Sender<(usize, News)>,
+    /// Says that the controller turned requests away and has room again.
+    pub(crate) refill: Arc<Notify>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
 }
@@ -92,7 +97,7 @@ impl WatchError {
 
 impl Watch {
     /// Watches until the receiving end is dropped.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
         let mut attempt = 0_u32;
         let mut round = 0_u64;
         while !self.out.is_closed() {
@@ -101,7 +106,7 @@ impl Watch {
                 Err(error) => error,
                 Ok((version, from)) => {
                     attempt = 0;
-                    match self.follow(version, from).await {
+                    match self.follow(round, version, from).await {
                         Ok(cause) => {
                             self.metrics.watch_restarted(cause);
                             continue;
@@ -126,9 +131,8 @@ impl Watch {
         }
     }
 
-    async fn list(&mut self, round: u64) -> Result<(Version, String), WatchError> {
+    async fn list(&self, round: u64) -> Result<(Version, String), WatchError> {
         let version = self.versions.served().requests.ok_or(WatchError::NotServed)?;
-        self.tell(News::Listing(round)).await?;
         let (mut at_once, mut next) = (PAGE, String::new());
         loop {
             let path = format!("{}?{}&limit={at_once}&continue={}", path(version), self.selector(), encode(&next));
@@ -141,7 +145,7 @@ impl Watch {
                 page => page.map_err(WatchError::List)?,
             };
             for request in page.items.unwrap_or_default() {
-                self.see(version, request).await?;
+                self.see(round, version, request).await?;
             }
             next = page.metadata.next.unwrap_or_default();
             if next.is_empty() {
@@ -152,12 +156,12 @@ impl Watch {
     }
 
     /// Watches from a resourceVersion on, again and again, until it is time to list. Says why.
-    async fn follow(&mut self, version: Version, mut from: String) -> Result<&'static str, WatchError> {
+    async fn follow(&self, round: u64, version: Version, mut from: String) -> Result<&'static str, WatchError> {
         let begun = Instant::now();
         let mut attempt = 0_u32;
         while begun.elapsed() < RELIST {
             let known = from.clone();
-            match self.stream(version, &mut from).await {
+            match self.stream(round, version, &mut from).await {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return Ok(cause),
                 End::Stopped => return Err(WatchError::Stopped),
@@ -178,7 +182,7 @@ impl Watch {
         Ok("ended")
     }
 
-    async fn stream(&mut self, version: Version, from: &mut String) -> End {
+    async fn stream(&self, round: u64, version: Version, from: &mut String) -> End {
         let path = format!(
             "{}?{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
             path(version),
@@ -195,6 +199,7 @@ impl Watch {
             let line = tokio::select! {
                 line = lines.next(SILENCE) => line,
                 () = self.out.closed() => return End::Stopped,
+                () = self.refill.notified() => return End::Lost("refill"),
             };
             let whole = match line {
                 Line::Whole(line) => line,
@@ -207,14 +212,20 @@ impl Watch {
                 Line::End(None) => return End::Over,
                 Line::End(Some(error)) => return End::Failed(WatchError::Broken(error)),
             };
-            match self.event(version, &whole, from).await {
+            match self.event(round, version, &whole, from).await {
                 Ok(()) => {}
                 Err(end) => return end,
             }
         }
     }
 
-    async fn event(&mut self, version: Version, line: &[u8], from: &mut String) -> Result<(), End> {
+    async fn event(
+        &self,
+        round: u64,
+        version: Version,
+        line: &[u8],
+        from: &mut String,
+    ) -> Result<(), End> {
         let event: Event<'_> = match serde_json::from_slice(line) {
             Ok(event) => event,
             // A stream that is cut off ends in half a line.
@@ -236,7 +247,7 @@ impl Watch {
                 if let Ok(target) = request.target() {
                     target.resource_version.as_str().clone_into(from);
                 }
-                self.see(version, request).await
+                self.see(round, version, request).await
             }
             "DELETED" => match serde_json::from_str::<RequestObject>(event.object.get()).map(|request| request.target()) {
                 Ok(Ok(target)) => {
@@ -273,10 +284,10 @@ impl Watch {
         told.map_err(|_| End::Stopped)
     }
 
-    async fn see(&self, version: Version, request: RequestObject) -> Result<(), WatchError> {
+    async fn see(&self, round: u64, version: Version, request: RequestObject) -> Result<(), WatchError> {
         // The field selector has done this on the server. A server that ignores it must not make us sign for others.
         if request.signer_name() == Some(self.signer.as_str()) {
-            return self.tell(News::Seen(version, Box::new(request))).await;
+            return self.tell(News::Seen(round, version, Box::new(request))).await;
         }
         if request.signer_name().is_none() {
             self.skip("a request names no signer");
@@ -285,7 +296,7 @@ impl Watch {
     }
 
     async fn tell(&self, news: News) -> Result<(), WatchError> {
-        self.out.send(news).await.map_err(|_| WatchError::Stopped)
+        self.out.send((self.number, news)).await.map_err(|_| WatchError::Stopped)
     }
 
     fn skip(&self, why: &str) {

@@ -22,8 +22,6 @@ pub(crate) enum Awaits {
     Authority,
     /// The admission guard.
     Guard,
-    /// Another request with the same key.
-    Key,
 }
 
 /// What becomes of a request after a walk.
@@ -31,8 +29,6 @@ pub(crate) enum Awaits {
 pub(crate) enum Next {
     /// It is answered or gone.
     Leave,
-    /// Look again as soon as its turn comes.
-    Again,
     /// Look again then, or when what it waits for changes.
     Wait { until: Instant, awaits: Awaits },
 }
@@ -150,7 +146,6 @@ impl<T> Queue<T> {
             Next::Leave => {
                 self.entries.remove(uid);
             }
-            Next::Again => self.line_up(uid),
             Next::Wait { until, awaits } => {
                 entry.place = Place::Waiting { until, awaits };
                 self.timers.insert((until, uid.clone()));
@@ -338,7 +333,8 @@ mod tests {
         let now = Instant::now();
         let mut queue = queue(&[("shop", "ready"), ("bank", "flying"), ("mill", "waiting")], now);
         assert_eq!(queue.take(Duration::ZERO, now), Some(uid("ready")));
-        queue.settle(&uid("ready"), Next::Again);
+        queue.settle(&uid("ready"), Next::Wait { until: now, awaits: Awaits::Time });
+        queue.wake_due(now);
         assert_eq!(queue.take(Duration::ZERO, now), Some(uid("flying")));
         assert_eq!(queue.take(Duration::ZERO, now), Some(uid("waiting")));
         queue.settle(&uid("waiting"), Next::Wait { until: now, awaits: Awaits::Time });
@@ -346,7 +342,7 @@ mod tests {
         for name in ["ready", "flying", "waiting"] {
             queue.remove(&uid(name));
         }
-        queue.settle(&uid("flying"), Next::Again);
+        queue.settle(&uid("flying"), Next::Leave);
         queue.wake_due(now);
         assert_eq!((queue.len(), queue.take(Duration::ZERO, now)), (0, None));
         assert!(queue.turns.is_empty() && queue.ready.is_empty() && queue.timers.is_empty());

@@ -1,0 +1,240 @@
+//! Lines in, lines on a file: written by a thread of its own, so that a slow disk or a full pipe holds up certificates and
+//! nothing else. A line counts as written when the operating system has taken it.
+
+use std::{
+    fmt,
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+/// Where the lines go.
+#[derive(Clone, Debug)]
+pub enum Sink {
+    /// A file that is appended to. It is opened anew when it was moved away, as log rotation does.
+    File(PathBuf),
+    /// Standard output, one line each.
+    Stdout,
+    /// For tests and the demo: read while the signer runs.
+    Memory(Arc<Mutex<Vec<Value>>>),
+}
+
+/// Why a line could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// More lines wait than may.
+    #[error("the audit log is too slow: {WAITING} lines wait already")]
+    Full,
+    /// The line may be written yet.
+    #[error("the audit log took no line for {0:?}")]
+    Late(Duration),
+    /// The operating system said no.
+    #[error("could not write the audit log")]
+    Write(#[source] Arc<io::Error>),
+    /// The signer is stopping.
+    #[error("the audit log is closed")]
+    Closed,
+    /// The thread could not be started.
+    #[error("could not start the audit log's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Takes lines. All clones write to one log; when the last is gone the thread ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    lines: mpsc::SyncSender<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    record: Value,
+    written: oneshot::Sender<Result<(), Arc<io::Error>>>,
+}
+
+impl Log {
+    /// Opens the sink, so that a path that cannot be written is found before anything is signed.
+    pub(crate) fn open(sink: Sink) -> Result<Self, AuditError> {
+        let mut output = Output::open(sink).map_err(|error| AuditError::Write(Arc::new(error)))?;
+        let (lines, waiting) = mpsc::sync_channel(WAITING);
+        let thread = thread::Builder::new().name("audit".to_owned()).stack_size(STACK);
+        thread.spawn(move || write_all(&mut output, &waiting)).map_err(AuditError::Thread)?;
+        Ok(Self { lines })
+    }
+
+    /// Waits until the operating system has the line.
+    pub(crate) async fn write(&self, record: Value) -> Result<(), AuditError> {
+        let (written, told) = oneshot::channel();
+        self.lines.try_send(Line { record, written }).map_err(|error| match error {
+            mpsc::TrySendError::Full(_) => AuditError::Full,
+            mpsc::TrySendError::Disconnected(_) => AuditError::Closed,
+        })?;
+        match tokio::time::timeout(PATIENCE, told).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(AuditError::Write(error)),
+            Ok(Err(_ended)) => Err(AuditError::Closed),
+            Err(_) => Err(AuditError::Late(PATIENCE)),
+        }
+    }
+}
+
+/// Writes whatever waits, all of it at once.
+fn write_all(output: &mut Output, waiting: &mpsc::Receiver<Line>) {
+    while let Ok(first) = waiting.recv() {
+        let mut lines = vec![first];
+        lines.extend(waiting.try_iter().take(WAITING));
+        let result = output.write(&lines).map_err(Arc::new);
+        for line in lines {
+            // Whoever waited may have lost patience.
+            drop(line.written.send(result.clone()));
+        }
+    }
+}
+
+enum Output {
+    /// `torn` after half a line: the next one begins on a line of its own.
+    File { path: PathBuf, file: std::fs::File, torn: bool },
+    Stdout,
+    Memory(Arc<Mutex<Vec<Value>>>),
+}
+
+impl Output {
+    fn open(sink: Sink) -> io::Result<Self> {
+        Ok(match sink {
+            Sink::File(path) => Self::File { file: append(&path)?, path, torn: false },
+            Sink::Stdout => Self::Stdout,
+            Sink::Memory(records) => Self::Memory(records),
+        })
+    }
+
+    fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+        match self {
+            Self::File { path, file, torn } => {
+                if moved_away(path, file) {
+                    *file = append(path)?;
+                    *torn = false;
+                }
+                let mut text = text(lines)?;
+                if *torn {
+                    text.insert(0, b'\n');
+                }
+                *torn = true;
+                file.write_all(&text)?;
+                *torn = false;
+                Ok(())
+            }
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&text(lines)?)?;
+                stdout.flush()
+            }
+            Self::Memory(records) => {
+                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                records.extend(lines.iter().map(|line| line.record.clone()));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn text(lines: &[Line]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut text, &line.record)?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+fn append(path: &PathBuf) -> io::Result<std::fs::File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Whether the path leads to another file than the one that is open, or to none.
+fn moved_away(path: &PathBuf, file: &std::fs::File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(there), Ok(open)) => identity(there) != identity(open),
+        (Err(_), _) | (_, Err(_)) => true,
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, file: _, torn: _ } => f.debug_struct("File").field("path", path).finish_non_exhaustive(),
+            Self::Stdout => f.write_str("Stdout"),
+            Self::Memory(_) => f.write_str("Memory"),
+        }
+    }
+}
+
+/// As many walks as may be in flight, twice over: each writes two lines.
+const WAITING: usize = 512;
+/// A disk that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The thread serialises and writes; nothing recurses.
+const STACK: usize = 128 << 10;
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lines(path: &PathBuf) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_acknowledged_is_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let log = Log::open(Sink::File(path.clone())).unwrap();
+        for number in 0..3 {
+            log.write(json!({ "number": number })).await.unwrap();
+            assert_eq!(lines(&path).len(), number + 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let log = Log::open(Sink::File(path.clone())).unwrap();
+        log.write(json!("old")).await.unwrap();
+        std::fs::rename(&path, folder.path().join("audit.jsonl.1")).unwrap();
+        log.write(json!("new")).await.unwrap();
+        assert_eq!(lines(&path), [json!("new")]);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_cannot_be_written_is_found_at_once_and_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("there").join("audit.jsonl");
+        assert!(Log::open(Sink::File(path.clone())).is_err());
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let log = Log::open(Sink::File(path.clone())).unwrap();
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        assert!(matches!(log.write(json!("lost")).await, Err(AuditError::Write(_))));
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        log.write(json!("back")).await.unwrap();
+        assert_eq!(lines(&path), [json!("back")]);
+    }
+
+    /// `/dev/full` takes nothing, as a disk without room.
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_not_passed_over() {
+        let log = Log::open(Sink::File("/dev/full".into())).unwrap();
+        assert!(matches!(log.write(json!("lost")).await, Err(AuditError::Write(_))));
+    }
+}

@@ -1,0 +1,124 @@
+//! The ClusterTrustBundles of one signer name: reads back what is published, and publishes our root.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    calls::{CallError, Calls},
+    versions::{BUNDLES, GROUP, Version},
+    watch::encode,
+};
+use crate::{config::PodSigner, names::SignerName};
+
+/// What the API server has under a signer name.
+#[derive(Debug, Default)]
+pub(crate) struct Bundles {
+    /// The one that we write.
+    pub(crate) ours: Option<Bundle>,
+    /// How many others there are: whoever mounts by signer name alone trusts those, too.
+    pub(crate) foreign: usize,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Bundle {
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    labels: serde_json::Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    #[serde(default)]
+    signer_name: Option<String>,
+    #[serde(default)]
+    trust_bundle: String,
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Option<Vec<Bundle>>,
+}
+
+impl Bundle {
+    /// The PEM that pods get.
+    pub(crate) fn text(&self) -> &str {
+        &self.spec.trust_bundle
+    }
+
+    /// Whether pods that mount by label find it.
+    pub(crate) fn is_labelled(&self) -> bool {
+        self.metadata.labels.get(LABEL).and_then(Value::as_str) == Some(LIVE)
+    }
+}
+
+/// Reads all bundles of this signer name, by quorum.
+pub(crate) async fn read(calls: &Calls, version: Version, signer: &PodSigner) -> Result<Bundles, CallError> {
+    let selector = format!("spec.signerName={}", signer.signer_name);
+    let list: List = calls.get(&format!("{}?fieldSelector={}", path(version), encode(&selector))).await?;
+    let ours = name(signer);
+    let mut bundles = Bundles::default();
+    for bundle in list.items.unwrap_or_default() {
+        // A server that ignores the selector must not make others' bundles ours.
+        if bundle.spec.signer_name.as_deref() != Some(signer.signer_name.as_str()) {
+            continue;
+        }
+        if bundle.metadata.name == ours {
+            bundles.ours = Some(bundle);
+        } else {
+            bundles.foreign = bundles.foreign.saturating_add(1);
+        }
+    }
+    Ok(bundles)
+}
+
+/// Writes our bundle: in place of the one that was read, or for the first time.
+pub(crate) async fn publish(
+    calls: &Calls,
+    version: Version,
+    signer: &PodSigner,
+    before: Option<&Bundle>,
+    text: &str,
+) -> Result<(), CallError> {
+    let (name, path) = (name(signer), path(version));
+    let mut labels = before.map(|before| before.metadata.labels.clone()).unwrap_or_default();
+    labels.insert(LABEL.to_owned(), LIVE.into());
+    labels.insert("app.kubernetes.io/name".to_owned(), "podmint".into());
+    let mut body = json!({
+        "apiVersion": format!("{GROUP}/{}", version.as_str()),
+        "kind": "ClusterTrustBundle",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"signerName": signer.signer_name, "trustBundle": text},
+    });
+    let Some(before) = before else {
+        return calls.create::<Value>(&path, &body).await.map(drop);
+    };
+    if let Some(metadata) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".to_owned(), before.metadata.resource_version.as_str().into());
+    }
+    calls.replace::<Value>(&format!("{path}/{}", encode(&name)), &body).await.map(drop)
+}
+
+/// `<domain>:<path>:<name>`, as the API server wants it for a bundle with a signer name.
+fn name(signer: &PodSigner) -> String {
+    let signer_name: &SignerName = &signer.signer_name;
+    format!("{}:{}:{}", signer_name.domain(), signer_name.path(), signer.name)
+}
+
+fn path(version: Version) -> String {
+    format!("/apis/{GROUP}/{}/{BUNDLES}", version.as_str())
+}
+
+/// What pods mount by, beside the signer name: a ClusterTrustBundle that somebody else adds under it lacks this.
+const LABEL: &str = "podmint.dev/trust";
+const LIVE: &str = "live";

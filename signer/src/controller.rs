@@ -1,0 +1,397 @@
+//! Keeps the unanswered requests, decides whose turn it is, and starts the walks. It waits for nothing but its channels; what
+//! takes time happens in the walks and in the other parts.
+
+pub(crate) mod item;
+pub(crate) mod limit;
+pub(crate) mod live;
+pub(crate) mod queue;
+mod rate;
+pub(crate) mod walk;
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::{Id, JoinError, JoinSet},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    item::Item,
+    limit::Limit,
+    queue::{Awaits, Depth, Next, Queue},
+    rate::Rate,
+    walk::{Ended, Parts, Walked, walk},
+};
+use crate::{
+    authority::Origin,
+    cluster::{
+        lease::Standing,
+        versions::Version,
+        watch::News,
+        wire::{RequestObject, State},
+    },
+    health::Health,
+    metrics::StateLabels,
+    names::RequestUid,
+    pace::{Backoff, chance},
+};
+
+/// The one task that owns the queue.
+pub(crate) struct Controller {
+    parts: Arc<Parts>,
+    health: Health,
+    /// From the watches, by number of the signer.
+    news: mpsc::Receiver<(usize, News)>,
+    standing: watch::Receiver<Standing>,
+    /// Told when requests were turned away for want of room and there is room again.
+    refill: Arc<Notify>,
+    queue: Queue<Item>,
+    /// Bytes of the objects in the queue.
+    stored: usize,
+    turned_away: bool,
+    limit: Limit,
+    walks: JoinSet<Walked>,
+    flying: HashMap<Id, RequestUid>,
+    rate: Rate,
+    /// Issued requests that came by before we knew our own roots.
+    untraced: Vec<(usize, RequestUid, Version, Box<RequestObject>)>,
+    /// When somebody else was last seen to answer, and when we last answered in his place.
+    progress: Progress,
+}
+
+/// What a replica that is not first knows of the one that is.
+#[derive(Debug, Default)]
+struct Progress {
+    others: Option<Instant>,
+    ours: Option<Instant>,
+}
+
+impl Controller {
+    pub(crate) fn new(
+        parts: Arc<Parts>,
+        health: Health,
+        news: mpsc::Receiver<(usize, News)>,
+        standing: watch::Receiver<Standing>,
+        refill: Arc<Notify>,
+    ) -> Self {
+        Self {
+            parts,
+            health,
+            news,
+            standing,
+            refill,
+            queue: Queue::new(),
+            stored: 0,
+            turned_away: false,
+            limit: Limit::new(),
+            walks: JoinSet::new(),
+            flying: HashMap::new(),
+            rate: Rate::default(),
+            untraced: Vec::new(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// Until stopped; then what is in flight is finished.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut guard = self.parts.guard.clone();
+        let mut authority = self.parts.authority_changes.subscribe();
+        loop {
+            self.dispatch();
+            let due = self.due();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(joined) = self.walks.join_next_with_id() => self.land(joined),
+                Some((signer, news)) = self.news.recv() => self.hear(signer, news),
+                Ok(()) = guard.changed() => self.queue.wake(Awaits::Guard),
+                Ok(()) = authority.changed() => {
+                    self.queue.wake(Awaits::Authority);
+                    self.trace_the_rest();
+                }
+                Ok(()) = self.standing.changed() => self.progress = Progress::default(),
+                () = sleep_until(due) => self.queue.wake_due(Instant::now()),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+        self.drain().await;
+    }
+
+    /// What is in flight may end; nothing new begins.
+    async fn drain(mut self) {
+        let finish = async {
+            while let Some(joined) = self.walks.join_next_with_id().await {
+                self.land(joined);
+            }
+        };
+        if tokio::time::timeout(DRAIN, finish).await.is_err() {
+            tracing::warn!(unfinished = self.walks.len(), "stopping with requests unfinished; they stay pending");
+        }
+    }
+
+    fn dispatch(&mut self) {
+        let now = Instant::now();
+        let mut room = self.limit.room(self.walks.len(), now);
+        let age = self.patience(now);
+        while room > 0
+            && let Some(uid) = self.queue.take(age, now)
+        {
+            let Some(item) = self.queue.get(&uid) else { continue };
+            let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job()));
+            self.flying.insert(handle.id(), uid);
+            room = room.saturating_sub(1);
+        }
+    }
+
+    /// How long a request must have been pending before we answer it: not at all when we are first, or while we stand in for one
+    /// who shows no sign of life; a second while he is silent; and long while he answers others.
+    fn patience(&self, now: Instant) -> Duration {
+        if *self.standing.borrow() == Standing::First {
+            return Duration::ZERO;
+        }
+        let pace = self.parts.pace;
+        let alive = self.progress.others.is_some_and(|seen| now.saturating_duration_since(seen) < pace.of(SILENCE));
+        match (alive, self.progress.ours) {
+            (true, _) => pace.of(STUCK),
+            (false, Some(ours)) if self.progress.others.is_none_or(|others| others < ours) => Duration::ZERO,
+            (false, _) => pace.of(SILENCE),
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        // A standby looks at what is ready again and again, for there it is time alone that makes a request its business.
+        let idle = (*self.standing.borrow() == Standing::Behind && self.queue.len() > 0)
+            .then(|| now.checked_add(self.parts.pace.of(GLANCE)))
+            .flatten();
+        let quiet = self.limit.quiet_until().filter(|until| *until > now);
+        [self.queue.next_due(), idle, quiet].into_iter().flatten().min()
+    }
+
+    fn hear(&mut self, signer: usize, news: News) {
+        match news {
+            News::Seen(round, version, object) => self.see(signer, round, version, *object),
+            News::Gone(uid) => {
+                self.drop_from_queue(&uid);
+                self.parts.live().forget(&uid);
+            }
+            News::Listed(round) => {
+                for item in self.queue.sweep(round, |item| item.signer == signer) {
+                    self.stored = self.stored.saturating_sub(item.weight());
+                }
+                self.parts.live().sweep(signer, round);
+                self.parts.watch_is_up(signer);
+            }
+        }
+    }
+
+    fn see(&mut self, signer: usize, round: u64, version: Version, object: RequestObject) {
+        let target = match object.target() {
+            Ok(target) => target,
+            Err(error) => {
+                self.parts.metrics.malformed_objects.inc();
+                tracing::warn!(%error, "skipped a request that cannot be addressed");
+                return;
+            }
+        };
+        self.parts.live().touch(signer, round, &target.uid);
+        match object.state() {
+            State::Pending if object.is_deleting() => {
+                self.drop_from_queue(&target.uid);
+            }
+            State::Pending => {
+                if let Some(known) = self.queue.get_mut(&target.uid) {
+                    let before = known.weight();
+                    known.update(version, object);
+                    self.stored = self.stored.saturating_sub(before).saturating_add(known.weight());
+                    self.queue.touch(&target.uid, round);
+                    return;
+                }
+                self.parts.metrics.requests.inc();
+                self.rate.count();
+                if self.queue.len() >= MOST_KEPT {
+                    self.turned_away = true;
+                    return;
+                }
+                let age = self.parts.age(object.created());
+                let item = Item::new(signer, version, target.clone(), object, age, self.stored < STORE);
+                self.stored = self.stored.saturating_add(item.weight());
+                self.queue.add(&target.uid, target.namespace.as_str(), item, round, Instant::now());
+            }
+            State::Issued => {
+                self.answered(&target.uid);
+                self.inspect(signer, target.uid, version, Box::new(object));
+            }
+            State::Denied | State::Failed => self.answered(&target.uid),
+        }
+    }
+
+    /// Somebody answered; most often it was us.
+    fn answered(&mut self, uid: &RequestUid) {
+        if self.drop_from_queue(uid) {
+            self.progress.others = Some(Instant::now());
+        }
+    }
+
+    /// Looks at a certificate that was issued under our signer name, whoever wrote it.
+    fn inspect(&mut self, signer: usize, uid: RequestUid, version: Version, object: Box<RequestObject>) {
+        let chain = object.certificate_chain().unwrap_or_default();
+        if self.parts.live().is_ours(&uid, chain) {
+            return;
+        }
+        // It reads bytes that somebody else wrote.
+        let origin = catch_unwind(AssertUnwindSafe(|| {
+            self.parts.note_key(signer, version, &object);
+            self.parts.trace(signer, chain)
+        }));
+        match origin {
+            Ok(Some(Origin::Ours { .. })) => {}
+            Ok(Some(Origin::Foreign { .. } | Origin::Unreadable)) => {
+                self.parts.metrics.foreign_issuance.inc();
+                tracing::error!(request = uid.as_str(), "a certificate was issued under our signer name that is not ours");
+            }
+            Ok(None) if self.untraced.len() < MOST_UNTRACED => self.untraced.push((signer, uid, version, object)),
+            Ok(None) => {}
+            Err(_panic) => {
+                self.parts.metrics.panics.inc();
+                tracing::error!(request = uid.as_str(), "could not look at an issued certificate: the check panicked");
+            }
+        }
+    }
+
+    fn trace_the_rest(&mut self) {
+        for (signer, uid, version, object) in std::mem::take(&mut self.untraced) {
+            self.inspect(signer, uid, version, object);
+        }
+    }
+
+    fn land(&mut self, joined: Result<(Id, Walked), JoinError>) {
+        match joined {
+            Ok((id, walked)) => {
+                if let Some(uid) = self.flying.remove(&id) {
+                    self.settle(&uid, walked);
+                }
+            }
+            Err(error) => {
+                let Some(uid) = self.flying.remove(&error.id()) else { return };
+                if error.is_panic() {
+                    self.parts.metrics.panics.inc();
+                    tracing::error!(request = uid.as_str(), "the walk of a request panicked; it is set aside");
+                }
+                let next = self.wait(&uid, PANICKED, Awaits::Time);
+                self.queue.settle(&uid, next);
+            }
+        }
+    }
+
+    fn settle(&mut self, uid: &RequestUid, walked: Walked) {
+        let now = Instant::now();
+        match &walked.overload {
+            Some(error) => {
+                if self.limit.met(error, now) {
+                    self.parts.metrics.overload.inc();
+                }
+            }
+            None => self.limit.kept_up(walked.took, now),
+        }
+        if *self.standing.borrow() == Standing::Behind && matches!(walked.ended, Ended::Answered) {
+            self.progress.ours = Some(now);
+        }
+        let next = match walked.ended {
+            Ended::Answered => {
+                if let Some(item) = self.queue.get(uid) {
+                    self.parts.metrics.answer_seconds.observe(item.age(now).as_secs_f64());
+                }
+                Next::Leave
+            }
+            Ended::Lost | Ended::Gone => Next::Leave,
+            Ended::Held { hold, pod } => {
+                let awaits = item::awaits(&hold);
+                let first = *self.standing.borrow() == Standing::First;
+                if let (true, Some(item)) = (first, self.queue.get_mut(uid)) {
+                    item.tell(&self.parts, &hold, pod, now);
+                }
+                self.wait(uid, item::backoff(&hold), awaits)
+            }
+            Ended::Faulted => self.wait(uid, FAULT, Awaits::Time),
+        };
+        if next == Next::Leave
+            && let Some(item) = self.queue.get(uid)
+        {
+            self.stored = self.stored.saturating_sub(item.weight());
+        }
+        self.queue.settle(uid, next);
+    }
+
+    fn wait(&mut self, uid: &RequestUid, backoff: Backoff, awaits: Awaits) -> Next {
+        let now = Instant::now();
+        let attempt = self.queue.get_mut(uid).map_or(0, Item::next_attempt);
+        let wait = self.parts.pace.of(backoff.wait(attempt, chance()));
+        let told = self.queue.get(uid).and_then(|item| item.tell_at(self.parts.pace));
+        let until = now.checked_add(wait).unwrap_or(now);
+        // So that the Event comes when it is due, and not with the next look after that.
+        let until = told.filter(|told| *told > now).map_or(until, |told| until.min(told));
+        Next::Wait { until, awaits }
+    }
+
+    fn drop_from_queue(&mut self, uid: &RequestUid) -> bool {
+        let Some(item) = self.queue.remove(uid) else { return false };
+        self.stored = self.stored.saturating_sub(item.weight());
+        true
+    }
+
+    fn tick(&mut self) {
+        self.health.beat();
+        let now = Instant::now();
+        let metrics = &self.parts.metrics;
+        let Depth { ready, in_flight, waiting } = self.queue.depth();
+        for (state, count) in [("ready", ready), ("in_flight", in_flight), ("waiting", waiting)] {
+            metrics.queue.get_or_create(&StateLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        metrics.in_flight_limit.set(i64::try_from(self.limit.at_a_time()).unwrap_or(i64::MAX));
+        let oldest = self.queue.items().map(|item| item.age(now)).max().unwrap_or_default();
+        metrics.oldest_pending_seconds.set(oldest.as_secs_f64());
+        metrics.first.set(i64::from(*self.standing.borrow() == Standing::First));
+        metrics.requests_per_second.set(self.rate.tick());
+        if self.turned_away && self.queue.len() < MOST_KEPT / 2 {
+            self.turned_away = false;
+            self.refill.notify_waiters();
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How exact the gauges are.
+const TICK: Duration = Duration::from_secs(1);
+/// A process that is told to stop has five seconds in all.
+const DRAIN: Duration = Duration::from_millis(3500);
+/// After this long without an answer, the one who should answer counts as gone.
+const SILENCE: Duration = Duration::from_secs(1);
+/// One who answers others and not this has met something that we may not meet.
+const STUCK: Duration = Duration::from_secs(30);
+/// How often a standby looks whether somebody should be stood in for.
+const GLANCE: Duration = Duration::from_millis(100);
+const FAULT: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
+/// An object that panicked once will do so again, unless it was bad luck.
+const PANICKED: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(5) };
+/// Beyond this many the API server is the better place to keep them; they are listed again when half are done.
+const MOST_KEPT: usize = 20_000;
+/// Certificates issued before a start that wait for our roots to be known; a listing every ten minutes shows the rest.
+const MOST_UNTRACED: usize = 500;
+/// Bytes of requests kept in memory; the rest are read again when it is their turn.
+const STORE: usize = 4 << 20;

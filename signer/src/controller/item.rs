@@ -1,0 +1,190 @@
+//! What the controller keeps with each unanswered request, and how long each kind of hold waits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{queue::Awaits, walk::Parts};
+use crate::{
+    cluster::{
+        events::Notice,
+        versions::Version,
+        wire::{Field, RequestObject, Target},
+    },
+    names::{PodName, PodUid},
+    pace::{Backoff, Pace},
+    pipeline::Hold,
+};
+
+/// A request in the queue.
+pub(crate) struct Item {
+    pub(crate) signer: usize,
+    target: Target,
+    version: Version,
+    /// None when there was no room for it: then it is read again when its turn comes.
+    object: Option<Arc<RequestObject>>,
+    /// When it was first seen here, and how old it was then.
+    seen: Instant,
+    age: Duration,
+    attempts: u32,
+    held: Option<Instant>,
+    /// What the pod's author was told last.
+    told: Option<&'static str>,
+}
+
+/// What a walk starts from.
+pub(crate) struct Job {
+    pub(crate) signer: usize,
+    pub(crate) target: Target,
+    pub(crate) version: Version,
+    pub(crate) object: Option<Arc<RequestObject>>,
+}
+
+impl Item {
+    pub(crate) fn new(
+        signer: usize,
+        version: Version,
+        target: Target,
+        object: RequestObject,
+        age: Duration,
+        keep: bool,
+    ) -> Self {
+        Self {
+            signer,
+            target,
+            version,
+            object: keep.then(|| Arc::new(object)),
+            seen: Instant::now(),
+            age,
+            attempts: 0,
+            held: None,
+            told: None,
+        }
+    }
+
+    /// The same request, seen again: only its resourceVersion can have changed in a way that matters.
+    pub(crate) fn update(&mut self, version: Version, object: RequestObject) {
+        if let Ok(target) = object.target() {
+            self.target = target;
+        }
+        self.version = version;
+        if self.object.is_some() {
+            self.object = Some(Arc::new(object));
+        }
+    }
+
+    pub(crate) fn job(&self) -> Job {
+        Job {
+            signer: self.signer,
+            target: self.target.clone(),
+            version: self.version,
+            object: self.object.clone(),
+        }
+    }
+
+    /// How old the request is.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        self.age.saturating_add(now.saturating_duration_since(self.seen))
+    }
+
+    /// Roughly the bytes it keeps in memory beyond those of every item.
+    pub(crate) fn weight(&self) -> usize {
+        self.object.as_deref().map_or(0, weight)
+    }
+
+    /// The number of times it has come back, for its backoff.
+    pub(crate) fn next_attempt(&mut self) -> u32 {
+        let attempt = self.attempts;
+        self.attempts = self.attempts.saturating_add(1);
+        attempt
+    }
+
+    /// Notes that it is held, and tells the pod's author once it has been for long enough; again only when the reason changes.
+    pub(crate) fn tell(&mut self, parts: &Parts, hold: &Hold, pod: Option<(PodName, PodUid)>, now: Instant) {
+        let since = *self.held.get_or_insert(now);
+        let due = now.saturating_duration_since(since) >= parts.pace.of(TELL_AFTER);
+        let Some((pod, pod_uid)) = pod.filter(|_| due && self.told != Some(hold.label())) else { return };
+        self.told = Some(hold.label());
+        parts.notices.leave(Notice {
+            namespace: self.target.namespace.clone(),
+            pod,
+            pod_uid,
+            reason: "CertificateOnHold",
+            text: format!("certificate request {} waits: {hold}", self.target.name),
+        });
+    }
+
+    /// When the pod's author is to be told, if he has not been.
+    pub(crate) fn tell_at(&self, pace: Pace) -> Option<Instant> {
+        self.told.is_none().then(|| self.held?.checked_add(pace.of(TELL_AFTER))).flatten()
+    }
+}
+
+/// The texts that may be long.
+fn weight(object: &RequestObject) -> usize {
+    let spec = &object.spec;
+    let texts = [&spec.stub_pkcs10_request, &spec.pkix_public_key, &spec.proof_of_possession];
+    let texts = texts.into_iter().filter_map(Field::text).map(str::len);
+    let annotations = match &spec.annotations {
+        Field::Good(annotations) => annotations.as_slice(),
+        Field::Absent | Field::Wrong => &[],
+    };
+    let annotations = annotations.iter().flat_map(|(key, value)| [key.len(), value.len()]);
+    texts.chain(annotations).fold(size_of::<RequestObject>(), usize::saturating_add)
+}
+
+/// How long a request that is held waits before it is looked at again.
+pub(crate) fn backoff(hold: &Hold) -> Backoff {
+    match hold {
+        // Caches that lag catch up within a moment, or something is really not there.
+        Hold::PodNotFound
+        | Hold::OtherPod { .. }
+        | Hold::PodNotBound
+        | Hold::ServiceAccountNotFound(_)
+        | Hold::OtherServiceAccount(_)
+        | Hold::NodeNotFound(_)
+        | Hold::OtherNode(_) => Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) },
+        // We are told when these change; the time is for when we are not.
+        Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished | Hold::GuardMissing => {
+            Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
+        }
+        Hold::AuditUnwritable => Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
+        // A person has to change something. A changed configuration starts everything anew.
+        Hold::KeyNotVisible
+        | Hold::UnknownAnnotation { .. }
+        | Hold::NoSuchSigner(_)
+        | Hold::Suspended { .. }
+        | Hold::NotAdmitted { .. }
+        | Hold::KeyTypeNotServed { .. }
+        | Hold::NoSuchIdentity
+        | Hold::KeyOnAnotherPod => Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(1) },
+    }
+}
+
+/// Whose change makes a held request worth another look.
+pub(crate) fn awaits(hold: &Hold) -> Awaits {
+    match hold {
+        Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished => Awaits::Authority,
+        Hold::GuardMissing => Awaits::Guard,
+        Hold::KeyNotVisible
+        | Hold::PodNotFound
+        | Hold::OtherPod { .. }
+        | Hold::PodNotBound
+        | Hold::ServiceAccountNotFound(_)
+        | Hold::OtherServiceAccount(_)
+        | Hold::NodeNotFound(_)
+        | Hold::OtherNode(_)
+        | Hold::UnknownAnnotation { .. }
+        | Hold::NoSuchSigner(_)
+        | Hold::Suspended { .. }
+        | Hold::NotAdmitted { .. }
+        | Hold::KeyTypeNotServed { .. }
+        | Hold::NoSuchIdentity
+        | Hold::AuditUnwritable
+        | Hold::KeyOnAnotherPod => Awaits::Time,
+    }
+}
+
+/// Long enough that what passes by itself has passed.
+const TELL_AFTER: Duration = Duration::from_secs(30);

@@ -1,0 +1,183 @@
+//! What is remembered of every live request, answered ones included: its public key, and the chain that we published for it.
+//!
+//! Two pods with one key mean that somebody copied a key, or replayed a request that he could read: the later one gets nothing.
+//! A chain that is known need not be traced when it comes back on the watch.
+//!
+//! Only half of each hash is kept: 128 bits, which nobody can choose without finding a preimage.
+
+use std::collections::HashMap;
+
+use crate::names::{PodUid, RequestUid, Sha256};
+
+/// All live requests that were looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    requests: HashMap<Half, Known>,
+    keys: HashMap<Half, Holder>,
+    /// The latest listing of each signer, by its number.
+    rounds: HashMap<usize, u64>,
+}
+
+type Half = [u8; 16];
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    signer: usize,
+    round: u64,
+    key: Option<Half>,
+    chain: Option<Half>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    request: Half,
+    pod: Half,
+    /// Seconds since 1970; the request that was made first has the key.
+    created: i64,
+}
+
+impl Live {
+    /// Notes that a request was seen in a listing, or after it.
+    pub(crate) fn touch(&mut self, signer: usize, round: u64, request: &RequestUid) {
+        self.rounds.insert(signer, round);
+        if let Some(known) = self.requests.get_mut(&half(request.as_str())) {
+            known.round = round;
+        }
+    }
+
+    /// Notes that a request has this key. False if an earlier request of another pod has it.
+    pub(crate) fn claim(
+        &mut self,
+        key: &Sha256,
+        request: &RequestUid,
+        pod: &PodUid,
+        created: i64,
+        signer: usize,
+    ) -> bool {
+        let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
+        if let Some(holder) = self.keys.get(&key)
+            && holder.pod != pod
+            && (holder.created, holder.request) < (created, request)
+        {
+            return false;
+        }
+        self.keys.insert(key, Holder { request, pod, created });
+        self.known(request, signer).key = Some(key);
+        true
+    }
+
+    /// Notes what we are about to publish for a request: it must be known before the watch shows it.
+    pub(crate) fn publishing(&mut self, request: &RequestUid, signer: usize, chain: &str) {
+        self.known(half(request.as_str()), signer).chain = Some(half(chain));
+    }
+
+    /// Whether this is the chain that we published.
+    pub(crate) fn is_ours(&self, request: &RequestUid, chain: &str) -> bool {
+        self.requests.get(&half(request.as_str())).is_some_and(|known| known.chain == Some(half(chain)))
+    }
+
+    /// The request is gone.
+    pub(crate) fn forget(&mut self, request: &RequestUid) {
+        let request = half(request.as_str());
+        if let Some(known) = self.requests.remove(&request) {
+            self.release(request, known);
+        }
+    }
+
+    /// Forgets every request of a signer that its last listing did not show.
+    pub(crate) fn sweep(&mut self, signer: usize, round: u64) {
+        let gone: Vec<(Half, Known)> =
+            self.requests.extract_if(|_, known| known.signer == signer && known.round < round).collect();
+        for (request, known) in gone {
+            self.release(request, known);
+        }
+    }
+
+    fn release(&mut self, request: Half, known: Known) {
+        if let Some(key) = known.key
+            && self.keys.get(&key).is_some_and(|holder| holder.request == request)
+        {
+            self.keys.remove(&key);
+        }
+    }
+
+    fn known(&mut self, request: Half, signer: usize) -> &mut Known {
+        let round = self.rounds.get(&signer).copied().unwrap_or(0);
+        self.requests.entry(request).or_insert(Known { signer, round, key: None, chain: None })
+    }
+}
+
+fn half(text: &str) -> Half {
+    first_half(&Sha256::of(text.as_bytes()))
+}
+
+fn first_half(hash: &Sha256) -> Half {
+    let mut half = [0; 16];
+    half.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
+    half
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uid(request: &str) -> RequestUid {
+        RequestUid::parse(request).unwrap()
+    }
+
+    fn claim(live: &mut Live, key: &str, request: &str, pod: &str, created: i64) -> bool {
+        live.claim(&Sha256::of(key.as_bytes()), &uid(request), &PodUid::parse(pod).unwrap(), created, 0)
+    }
+
+    #[test]
+    fn the_later_of_two_pods_with_one_key_gets_nothing() {
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r1", "p1", 10));
+        assert!(!claim(&mut live, "k", "r2", "p2", 11));
+        assert!(claim(&mut live, "other", "r3", "p2", 11));
+        assert!(claim(&mut live, "k", "r1", "p1", 10), "looking again changes nothing");
+    }
+
+    #[test]
+    fn seen_in_the_wrong_order_the_earlier_one_still_has_the_key() {
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r2", "p2", 11));
+        assert!(claim(&mut live, "k", "r1", "p1", 10));
+        assert!(!claim(&mut live, "k", "r2", "p2", 11));
+    }
+
+    #[test]
+    fn one_pod_may_ask_twice_with_one_key() {
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r1", "p1", 10) && claim(&mut live, "k", "r2", "p1", 11));
+    }
+
+    #[test]
+    fn a_key_is_free_when_its_request_is_gone() {
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r1", "p1", 10));
+        live.forget(&uid("r1"));
+        assert!(claim(&mut live, "k", "r2", "p2", 11));
+    }
+
+    #[test]
+    fn a_listing_that_does_not_show_a_request_ends_its_memory() {
+        let mut live = Live::default();
+        live.touch(0, 1, &uid("r1"));
+        assert!(claim(&mut live, "k1", "r1", "p1", 10) && claim(&mut live, "k2", "r2", "p2", 10));
+        live.touch(0, 2, &uid("r1"));
+        live.sweep(1, 2);
+        assert_eq!(live.requests.len(), 2);
+        live.sweep(0, 2);
+        assert_eq!((live.requests.len(), live.keys.len()), (1, 1));
+        assert!(!claim(&mut live, "k1", "r3", "p3", 11) && claim(&mut live, "k2", "r4", "p4", 11));
+    }
+
+    #[test]
+    fn only_the_very_chain_that_was_published_is_ours() {
+        let mut live = Live::default();
+        live.publishing(&uid("r1"), 0, "chain");
+        assert!(live.is_ours(&uid("r1"), "chain"));
+        assert!(!live.is_ours(&uid("r1"), "another") && !live.is_ours(&uid("r2"), "chain"));
+    }
+}

@@ -1,0 +1,480 @@
+//! The walk of one request, from the object to the answer: reads, lets the pipeline decide, records, publishes. What the
+//! pipeline decides is decided there; here is only the order of things.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::{item::Job, live::Live};
+use crate::{
+    audit::{AuditError, Clerk, Outcome, Recorded, Refused},
+    authority::{self, Origin},
+    chain::Chain,
+    cluster::{
+        calls::{CallError, Calls},
+        events::{Notice, Notices},
+        guard::GuardState,
+        keeper::{Authority, serial},
+        lookup::{Lookup, LookupError},
+        publish::{Put, fate, publish, reread},
+        versions::{Version, Versions},
+        wire::{RequestObject, State, Target},
+    },
+    config::PodSigner,
+    health::Token,
+    metrics::{AnswerLabels, Metrics},
+    names::{PodName, PodUid},
+    pace::Pace,
+    pipeline::{
+        Answer, Claim, Decision, Denial, Fault, Freshness, Hold, Issued, Unclaimed,
+        answer::{Means, decide},
+        rules::Broken,
+    },
+};
+
+/// What all walks share.
+pub(crate) struct Parts {
+    pub(crate) calls: Calls,
+    pub(crate) versions: Versions,
+    pub(crate) lookup: Lookup,
+    pub(crate) signers: Vec<Arc<PodSigner>>,
+    /// By number of the signer.
+    pub(crate) authorities: Vec<watch::Receiver<Authority>>,
+    pub(crate) authority_changes: watch::Sender<()>,
+    pub(crate) guard: watch::Receiver<GuardState>,
+    pub(crate) clerk: Clerk,
+    pub(crate) notices: Notices,
+    pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
+    pub(crate) live: Mutex<Live>,
+    /// Held until each watch has listed once.
+    pub(crate) watch_tokens: Mutex<Vec<Option<Token>>>,
+}
+
+/// A walk that ended.
+pub(crate) struct Walked {
+    pub(crate) ended: Ended,
+    pub(crate) took: Duration,
+    /// An error that may show that the API server has too much to do.
+    pub(crate) overload: Option<Arc<CallError>>,
+}
+
+/// How.
+pub(crate) enum Ended {
+    /// We answered.
+    Answered,
+    /// Somebody else did.
+    Lost,
+    /// There is nothing to answer any more.
+    Gone,
+    /// It stays pending, for a reason that has to pass.
+    Held { hold: Hold, pod: Option<(PodName, PodUid)> },
+    /// It stays pending, and it is our own trouble.
+    Faulted,
+}
+
+/// Our own trouble.
+#[derive(Debug, thiserror::Error)]
+enum WalkError {
+    #[error("the API server serves no podcertificaterequests")]
+    NotServed,
+    #[error("could not read the request")]
+    Read(#[source] Arc<CallError>),
+    #[error(transparent)]
+    Lookup(LookupError),
+    #[error("quorum reads did not settle the question")]
+    Unsettled,
+    #[error("the API server has not told the time")]
+    NoTime,
+    #[error("the source of random numbers failed")]
+    NoChance,
+    #[error(transparent)]
+    Issue(Fault),
+    #[error("our status breaks the API server's rules; it was not sent")]
+    Unfit(#[source] Broken),
+    #[error("could not write the status")]
+    Write(#[source] Arc<CallError>),
+    #[error("the API server refused the status; it is not sent again as it is")]
+    Rejected(#[source] Arc<CallError>),
+    #[error("the signer lacks the right to `sign` for this signer name: apply deploy/rbac.yaml")]
+    LacksSign(#[source] Arc<CallError>),
+    #[error("the signer may not write the status: apply deploy/rbac.yaml (update on podcertificaterequests/status) and look at the admission guard")]
+    Forbidden(#[source] Arc<CallError>),
+    #[error("the request changed again and again while it was looked at")]
+    Restless,
+}
+
+/// One way through, and whether it must be gone again.
+enum Once {
+    End(Ended),
+    /// The object changed under us, or the answer grew old: look again at once.
+    Again,
+}
+
+/// Walks one request.
+pub(crate) async fn walk(parts: Arc<Parts>, job: Job) -> Walked {
+    let begun = Instant::now();
+    let mut timer = parts.metrics.walk();
+    let target = job.target.clone();
+    let (ended, overload) = match go(&parts, job).await {
+        Ok(ended) => (ended, None),
+        Err(error) => {
+            parts.count("fault", error.label());
+            tracing::warn!(
+                namespace = %target.namespace, request = %target.name, reason = error.label(), error = %Chain(&error),
+                "a request cannot be answered just now"
+            );
+            if error.is_unserved()
+                && let Err(error) = parts.versions.discover().await
+            {
+                tracing::debug!(error = %Chain(&error), "could not ask which versions the API server serves");
+            }
+            (Ended::Faulted, error.call())
+        }
+    };
+    timer.outcome = match &ended {
+        Ended::Answered => "answered",
+        Ended::Lost | Ended::Gone => "lost",
+        Ended::Held { .. } => "hold",
+        Ended::Faulted => "fault",
+    };
+    Walked { ended, took: begun.elapsed(), overload }
+}
+
+async fn go(parts: &Parts, mut job: Job) -> Result<Ended, WalkError> {
+    for _ in 0..MOST_TURNS {
+        let version = parts.versions.served().requests.ok_or(WalkError::NotServed)?;
+        let object = match job.object.take() {
+            Some(object) => object,
+            None => {
+                let read = reread(&parts.calls, version, &job.target).await;
+                job.version = version;
+                match read.map_err(|error| WalkError::Read(Arc::new(error)))? {
+                    Some(object) => Arc::new(object),
+                    None => return Ok(Ended::Gone),
+                }
+            }
+        };
+        if object.is_deleting() {
+            return Ok(Ended::Gone);
+        }
+        if object.state() != State::Pending {
+            parts.metrics.lost_races.inc();
+            return Ok(Ended::Lost);
+        }
+        let Once::End(ended) = once(parts, &object, &job, version).await? else { continue };
+        return Ok(ended);
+    }
+    Err(WalkError::Restless)
+}
+
+async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version) -> Result<Once, WalkError> {
+    let now = parts.calls.clock().now().ok_or(WalkError::NoTime)?;
+    if !parts.guard.borrow().lets_sign() {
+        return Ok(held(parts, job, Hold::GuardMissing, pod_of(object)));
+    }
+    let claim = match claim(parts, object, job).await? {
+        Ok(claim) => Arc::new(claim),
+        Err(Unclaimed::Unaddressable(error)) => {
+            parts.metrics.malformed_objects.inc();
+            tracing::warn!(%error, "skipped a request that cannot be addressed");
+            return Ok(Once::End(Ended::Gone));
+        }
+        Err(Unclaimed::Denied(target, denial)) => {
+            let refused = Refused { target, claim: None, denial };
+            return deny(parts, refused, pod_of(object), version, now).await;
+        }
+        Err(Unclaimed::KeyNotVisible(_, hold)) => return Ok(held(parts, job, hold, pod_of(object))),
+    };
+    let pod = Some((claim.pod.clone(), claim.pod_uid.clone()));
+    if !parts.has_its_key(job.signer, &claim) {
+        parts.metrics.shared_keys.inc();
+        tracing::error!(
+            namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, key = %claim.key.hash(),
+            "two pods ask with one key: somebody copied a key or replayed a request"
+        );
+        return Ok(held(parts, job, Hold::KeyOnAnotherPod, pod));
+    }
+    match look_and_decide(parts, job.signer, &claim).await? {
+        Answer::Issue(issued) => issue(parts, issued, job, version).await,
+        Answer::Deny(denial) => {
+            let refused = Refused { target: claim.target.clone(), claim: Some(Arc::clone(&claim)), denial };
+            deny(parts, refused, pod, version, now).await
+        }
+        Answer::Hold(hold) => Ok(held(parts, job, hold, pod)),
+        Answer::Fault(fault) => Err(WalkError::Issue(fault)),
+    }
+}
+
+/// The claim; what `v1` does not show is read through `v1beta1` where that is served.
+async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Result<Claim, Unclaimed>, WalkError> {
+    let claim = Claim::parse(object, job.version);
+    if !matches!(claim, Err(Unclaimed::KeyNotVisible(..))) || !parts.versions.served().beta_requests {
+        return Ok(claim);
+    }
+    let read = reread(&parts.calls, Version::V1beta1, &job.target).await;
+    Ok(match read.map_err(|error| WalkError::Read(Arc::new(error)))? {
+        Some(object) => Claim::parse(&object, Version::V1beta1),
+        None => claim,
+    })
+}
+
+/// From the API server's cache first, which can only accept; then by quorum.
+async fn look_and_decide(parts: &Parts, signer: usize, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
+    for freshness in [Freshness::Cached, Freshness::Quorum] {
+        let seen = parts.lookup.observe(Arc::clone(claim), freshness).await.map_err(WalkError::Lookup)?;
+        let (issuer, unusable) = match parts.authority(signer).issuer {
+            Ok(issuer) => (Some(issuer), None),
+            Err(hold) => (None, Some(hold)),
+        };
+        let means = Means {
+            signer: parts.signers.get(signer),
+            issuer: issuer.as_deref(),
+            // Read after the look-up, whose replies have just set the clock.
+            now: parts.calls.clock().now().ok_or(WalkError::NoTime)?,
+            serial: serial().ok_or(WalkError::NoChance)?,
+        };
+        match (decide(seen, means), unusable) {
+            (Decision::Answer(Answer::Hold(Hold::AuthorityUnusable)), Some(hold)) => return Ok(Answer::Hold(hold)),
+            (Decision::Answer(answer), _) => return Ok(answer),
+            (Decision::LookAgain(_), _) => {}
+        }
+    }
+    Err(WalkError::Unsettled)
+}
+
+async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) -> Result<Once, WalkError> {
+    let now = parts.calls.clock().now().ok_or(WalkError::NoTime)?;
+    let (short_lived, ignored) = (issued.is_short_lived(), !issued.claim().ignored.is_empty());
+    let (claim, words) = (Arc::clone(issued.claim()), issued.words().clone());
+    let recorded = match parts.clerk.record_issue(issued, now).await {
+        Ok(recorded) => recorded,
+        Err(error) => return Ok(unrecorded(parts, job, &error, Some((claim.pod.clone(), claim.pod_uid.clone())))),
+    };
+    if let Some(chain) = recorded.chain_pem() {
+        parts.live().publishing(&claim.target.uid, job.signer, chain);
+    }
+    let once = send(parts, recorded, version).await?;
+    if matches!(once, Once::End(Ended::Answered)) {
+        parts.count("issue", "issued");
+        if short_lived {
+            parts.metrics.short_lives.inc();
+        }
+        if ignored {
+            parts.metrics.ignored_csr_content.inc();
+        }
+        tracing::info!(
+            namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, spiffe_id = words.uri,
+            serial = %words.serial, until = %words.not_after, "issued"
+        );
+    }
+    Ok(once)
+}
+
+async fn deny(
+    parts: &Parts,
+    refused: Refused,
+    pod: Option<(PodName, PodUid)>,
+    version: Version,
+    now: OffsetDateTime,
+) -> Result<Once, WalkError> {
+    let (target, denial) = (refused.target.clone(), refused.denial.clone());
+    let recorded = match parts.clerk.record_denial(refused, now).await {
+        Ok(recorded) => recorded,
+        Err(error) => {
+            parts.audit_failed(&error);
+            parts.count("hold", Hold::AuditUnwritable.label());
+            return Ok(Once::End(Ended::Held { hold: Hold::AuditUnwritable, pod }));
+        }
+    };
+    let once = send(parts, recorded, version).await?;
+    if matches!(once, Once::End(Ended::Answered)) {
+        parts.count("deny", denial.label());
+        tracing::warn!(
+            namespace = %target.namespace, request = %target.name, reason = denial.label(), "denied: {denial}"
+        );
+        parts.tell_denial(&target, &denial, pod);
+    }
+    Ok(once)
+}
+
+/// Publishes what was recorded, finds out what became of it, and records that.
+async fn send(parts: &Parts, recorded: Recorded, version: Version) -> Result<Once, WalkError> {
+    let now = parts.calls.clock().now().ok_or(WalkError::NoTime)?;
+    let mut put = publish(&parts.calls, version, &recorded, now).await;
+    if let Put::Unknown(error) = put {
+        put = match reread(&parts.calls, version, recorded.target()).await {
+            Ok(None) => Put::Gone,
+            Ok(Some(object)) => match fate(&object, recorded.chain_pem()) {
+                // It is still pending and the write may be on its way; the next one will win or lose against it.
+                Put::Conflict => Put::Failed(error),
+                other => other,
+            },
+            Err(_) => Put::Unknown(error),
+        };
+    }
+    let (outcome, result) = judge(parts, put);
+    let now = parts.calls.clock().now().unwrap_or(now);
+    if let Err(error) = parts.clerk.record_outcome(&recorded.receipt(), outcome, now).await {
+        parts.audit_failed(&error);
+    }
+    result
+}
+
+fn judge(parts: &Parts, put: Put) -> (Outcome, Result<Once, WalkError>) {
+    match put {
+        Put::Written => (Outcome::Published, Ok(Once::End(Ended::Answered))),
+        Put::Conflict | Put::Stale => (Outcome::Withdrawn, Ok(Once::Again)),
+        Put::Gone => (Outcome::Gone, Ok(Once::End(Ended::Gone))),
+        Put::Beaten => {
+            parts.metrics.lost_races.inc();
+            (Outcome::Lost, Ok(Once::End(Ended::Lost)))
+        }
+        Put::Unfit(broken) => (Outcome::Withdrawn, Err(WalkError::Unfit(broken))),
+        Put::Refused(error) => {
+            let (cause, error) = match Arc::new(error) {
+                error if error.lacks_sign() => ("lacks_sign", WalkError::LacksSign(error)),
+                error if error.is_forbidden() => ("forbidden", WalkError::Forbidden(error)),
+                error => ("invalid", WalkError::Rejected(error)),
+            };
+            parts.metrics.rejected(cause);
+            (Outcome::Rejected, Err(error))
+        }
+        Put::Unknown(error) => (Outcome::Unknown, Err(WalkError::Write(Arc::new(error)))),
+        Put::Failed(error) => {
+            if !error.is_overload() && !error.is_unserved() {
+                parts.metrics.rejected("other");
+            }
+            (Outcome::Withdrawn, Err(WalkError::Write(Arc::new(error))))
+        }
+    }
+}
+
+fn held(parts: &Parts, job: &Job, hold: Hold, pod: Option<(PodName, PodUid)>) -> Once {
+    parts.count("hold", hold.label());
+    tracing::debug!(
+        namespace = %job.target.namespace, request = %job.target.name, reason = hold.label(), "held: {hold}"
+    );
+    Once::End(Ended::Held { hold, pod })
+}
+
+fn unrecorded(parts: &Parts, job: &Job, error: &AuditError, pod: Option<(PodName, PodUid)>) -> Once {
+    parts.audit_failed(error);
+    held(parts, job, Hold::AuditUnwritable, pod)
+}
+
+/// The pod that a request names, where it could not be read as a whole.
+fn pod_of(object: &RequestObject) -> Option<(PodName, PodUid)> {
+    let pod = PodName::parse(object.spec.pod_name.text()?).ok()?;
+    Some((pod, PodUid::parse(object.spec.pod_uid.text()?).ok()?))
+}
+
+impl Parts {
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn authority(&self, signer: usize) -> Authority {
+        self.authorities.get(signer).map_or_else(Authority::unknown, |authority| authority.borrow().clone())
+    }
+
+    pub(crate) fn watch_is_up(&self, signer: usize) {
+        let mut tokens = self.watch_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = tokens.get_mut(signer) {
+            drop(token.take());
+        }
+    }
+
+    /// How old a request is, by the API server's clock.
+    pub(crate) fn age(&self, created: Option<jiff::Timestamp>) -> Duration {
+        let Some((now, created)) = self.calls.clock().now().zip(created) else { return Duration::ZERO };
+        let seconds = now.unix_timestamp().saturating_sub(created.as_second());
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// Whether a chain that somebody published under this signer name is one of ours; none while we do not know our own roots.
+    pub(crate) fn trace(&self, signer: usize, chain: &str) -> Option<Origin> {
+        self.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
+    }
+
+    /// Notes the key of an answered request.
+    pub(crate) fn note_key(&self, signer: usize, version: Version, object: &RequestObject) {
+        if let Ok(claim) = Claim::parse(object, version) {
+            self.has_its_key(signer, &claim);
+        }
+    }
+
+    fn has_its_key(&self, signer: usize, claim: &Claim) -> bool {
+        let created = claim.created.map_or(0, |created| created.as_second());
+        self.live().claim(&claim.key.hash(), &claim.target.uid, &claim.pod_uid, created, signer)
+    }
+
+    fn count(&self, answer: &'static str, reason: &'static str) {
+        self.metrics.answers.get_or_create(&AnswerLabels { answer, reason }).inc();
+    }
+
+    fn audit_failed(&self, error: &AuditError) {
+        self.metrics.audit_failures.inc();
+        tracing::error!(error = %Chain(error), "the audit log cannot be written: nothing is published without it");
+    }
+
+    fn tell_denial(&self, target: &Target, denial: &Denial, pod: Option<(PodName, PodUid)>) {
+        let Some((pod, pod_uid)) = pod.filter(|_| !denial.is_quiet()) else { return };
+        self.notices.leave(Notice {
+            namespace: target.namespace.clone(),
+            pod,
+            pod_uid,
+            reason: "CertificateDenied",
+            text: format!("certificate request {} is denied: {denial}", target.name),
+        });
+    }
+}
+
+impl WalkError {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::NotServed => "not_served",
+            Self::Read(_) => "read",
+            Self::Lookup(_) => "lookup",
+            Self::Unsettled => "unsettled",
+            Self::NoTime => "no_time",
+            Self::NoChance => "no_chance",
+            Self::Issue(fault) => fault.label(),
+            Self::Unfit(_) => "unfit",
+            Self::Write(_) => "write",
+            Self::Rejected(_) => "rejected",
+            Self::LacksSign(_) => "lacks_sign",
+            Self::Forbidden(_) => "forbidden",
+            Self::Restless => "restless",
+        }
+    }
+
+    fn call(&self) -> Option<Arc<CallError>> {
+        match self {
+            Self::Read(error)
+            | Self::Write(error)
+            | Self::Rejected(error)
+            | Self::LacksSign(error)
+            | Self::Forbidden(error) => Some(Arc::clone(error)),
+            Self::Lookup(error) => Some(Arc::clone(&error.source)),
+            Self::NotServed
+            | Self::Unsettled
+            | Self::NoTime
+            | Self::NoChance
+            | Self::Issue(_)
+            | Self::Unfit(_)
+            | Self::Restless => None,
+        }
+    }
+
+    fn is_unserved(&self) -> bool {
+        matches!(self, Self::NotServed) || self.call().is_some_and(|error| error.is_unserved())
+    }
+}
+
+/// A request that changes more often than this while it is looked at waits for its next turn.
+const MOST_TURNS: u32 = 3;

@@ -1,0 +1,172 @@
+//! The command: reads arguments and files, chooses the cryptography, runs the signer, and runs it anew when its configuration
+//! changes.
+
+use std::{
+    io::Write,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use podmint_signer::{
+    args::{Arguments, Command, ConfigArguments, LogFormat, LogLevel, RunArguments},
+    audit::Sink,
+    config::{Config, Domains},
+    pace::Pace,
+    run::{Options, run},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Check(arguments) => {
+            let report = read(&arguments)?.1.report();
+            writeln!(std::io::stdout(), "{}", report.trim_end()).context("could not print the report")
+        }
+        Command::Run(arguments) => {
+            start_log(arguments.log, arguments.log_format)?;
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .map_err(|_other| anyhow!("another cryptographic provider is installed already"))?;
+            // One thread: the work is a third of a millisecond for each certificate, and what it waits for is the network.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("could not start the runtime")?.block_on(serve(arguments))
+        }
+    }
+}
+
+async fn serve(arguments: RunArguments) -> Result<()> {
+    let (mut text, mut config) = read(&arguments.config)?;
+    let client = client(arguments.kubeconfig.as_deref()).await?;
+    let namespace = arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let identity = arguments.identity.clone().unwrap_or_else(host_name);
+    let listener = arguments.listen.map(TcpListener::bind).transpose().context("could not listen where --listen says")?;
+    let stop = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(stop.clone())?);
+    loop {
+        let options = Options {
+            client: client.clone(),
+            config,
+            namespace: namespace.clone(),
+            identity: identity.clone(),
+            audit: sink(&arguments.audit_log),
+            listen: listener.as_ref().map(TcpListener::try_clone).transpose().context("could not share the listener")?,
+            guard: arguments.admission_guard.into(),
+            pace: Pace::real(),
+        };
+        let round = stop.child_token();
+        let running = run(options, round.clone());
+        tokio::pin!(running);
+        let changed = tokio::select! {
+            ended = &mut running => return ended.context("the signer failed"),
+            changed = changed(&arguments.config, &text) => changed,
+        };
+        tracing::info!("the configuration has changed: starting anew with it");
+        round.cancel();
+        running.await.context("the signer failed")?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        (text, config) = changed;
+    }
+}
+
+/// Waits for another configuration that is good. A bad one changes nothing but the log.
+async fn changed(arguments: &ConfigArguments, before: &str) -> (String, Config) {
+    let mut said = None;
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        match read(arguments) {
+            Ok((text, _)) if text == before => said = None,
+            Ok(changed) => return changed,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if said.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "the configuration has changed and is not good; the last good one stays");
+                    said = Some(text);
+                }
+            }
+        }
+    }
+}
+
+fn read(arguments: &ConfigArguments) -> Result<(String, Config)> {
+    let ConfigArguments { config: path, signer_domain, cluster_domain } = arguments;
+    let domains = Domains::parse(signer_domain, cluster_domain).context("--signer-domain or --cluster-domain is no domain")?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("could not read the configuration {}: give its path with --config", path.display()))?;
+    let config = Config::parse(&text, &domains)
+        .with_context(|| format!("the configuration {} is not good", path.display()))?;
+    Ok((text, config))
+}
+
+async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("could not read the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the kubeconfig {} leads to no API server", path.display()))?
+        }
+        None => kube::Config::incluster().context("this is no pod with a ServiceAccount: give --kubeconfig")?,
+    };
+    // The signer repeats calls itself, and knows when it makes sense.
+    config.default_retry = false;
+    config.connect_timeout = Some(CONNECT);
+    kube::Client::try_from(config).context("could not make a client for the API server")
+}
+
+fn cancel_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop: finishing what is in flight");
+        stop.cancel();
+    })
+}
+
+fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+    };
+    // Of other crates only what is wrong; kube's client reports every failed call, as we do.
+    let targets = Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target("podmint_signer", level)
+        .with_target("kube_client", tracing::level_filters::LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(targets);
+    match format {
+        LogFormat::Text => log.with(lines).try_init(),
+        LogFormat::Json => log.with(lines.json()).try_init(),
+    }
+    .context("could not start the log")
+}
+
+fn sink(path: &PathBuf) -> Sink {
+    if path.as_os_str() == "-" { Sink::Stdout } else { Sink::File(path.clone()) }
+}
+
+/// In a pod, the pod's name.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { format!("podmint-signer-{}", std::process::id()) } else { name.to_owned() }
+}
+
+/// How often the configuration is read; a mounted file changes without a sign.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(5);

@@ -1,0 +1,246 @@
+//! Joins the parts, runs them until told to stop, and stops them in order: no new request is begun, what is in flight is
+//! finished, the Lease is given back.
+
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::cluster::guard::Guard;
+use crate::{
+    audit::{AuditError, Clerk, Log, Sink},
+    chain::Chain,
+    cluster::{
+        calls::Calls,
+        clock::ServerClock,
+        events::Notices,
+        guard::{GuardState, Lookout},
+        keeper::{Authority, Keeper, Makeup},
+        lease::{Standing, Turn},
+        lookup::Lookup,
+        versions::Versions,
+        watch::Watch,
+    },
+    config::Config,
+    controller::{
+        Controller,
+        live::Live,
+        walk::Parts,
+    },
+    health::{self, Health},
+    metrics::Metrics,
+    pace::Pace,
+    vitals::Vitals,
+};
+
+/// Everything that a signer is made of.
+pub struct Options {
+    /// The way to the API server, with the rights of `deploy/rbac.yaml`. Its own retries should be off: the signer knows better
+    /// when to come back.
+    pub client: kube::Client,
+    /// Which signer names, and who gets certificates by them.
+    pub config: Config,
+    /// Where the Secrets of the CA and the Lease are.
+    pub namespace: String,
+    /// The name of this replica.
+    pub identity: String,
+    /// Where the audit log goes.
+    pub audit: Sink,
+    /// Where `/metrics`, `/livez` and `/readyz` are served.
+    pub listen: Option<TcpListener>,
+    /// Whether the admission guard has to be there.
+    pub guard: Guard,
+    /// How long waits are.
+    pub pace: Pace,
+}
+
+/// Why a signer could not run, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The audit log cannot be opened.
+    #[error("could not open the audit log: nothing is signed without it")]
+    Audit(#[source] AuditError),
+    /// The listener cannot be used.
+    #[error("could not serve metrics and health")]
+    Listen(#[source] std::io::Error),
+    /// A part of the signer panicked.
+    #[error("a part of the signer failed")]
+    Part(#[source] JoinError),
+    /// A part of the signer ended although nobody told it to.
+    #[error("the {0} ended by itself")]
+    Ended(&'static str),
+}
+
+/// Answers requests until `stop` is cancelled.
+///
+/// # Errors
+/// When it cannot begin, or when a part of it breaks. Trouble with the cluster is none: the signer waits for it to pass.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunError> {
+    let Options { client, config, namespace, identity, audit, listen, guard, pace } = options;
+    let (metrics, health) = (Metrics::new(), Health::new());
+    let log = Log::open(audit).map_err(RunError::Audit)?;
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = listen {
+        listener.set_nonblocking(true).map_err(RunError::Listen)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Listen)?;
+        let serve = health::serve(listener, health.clone(), metrics.clone(), stop.clone());
+        tasks.spawn(named("health server", serve));
+    }
+
+    let calls = Calls::new(client, ServerClock::default());
+    let versions = Versions::new(calls.clone(), pace);
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = first_discovery(&versions) => {}
+    }
+
+    let guard_state = watch::Sender::new(GuardState::Unknown);
+    let standing = watch::Sender::new(Standing::Behind);
+    let changes = watch::Sender::new(());
+    let refill = Arc::new(Notify::new());
+    let (news_in, news) = mpsc::channel(NEWS);
+    let (notices, writer) = Notices::new(calls.clone(), identity.clone(), metrics.clone(), pace);
+    let vitals = Vitals::new(config.signers().len(), metrics.clone());
+    let mut authorities = Vec::new();
+    let mut watch_tokens = Vec::new();
+
+    for (number, signer) in config.signers().iter().enumerate() {
+        let authority = watch::Sender::new(Authority::unknown());
+        authorities.push(authority.subscribe());
+        watch_tokens.push(Some(health.token("certificate requests listed")));
+        let makeup = Makeup {
+            calls: calls.clone(),
+            versions: versions.clone(),
+            namespace: namespace.clone(),
+            signer: Arc::clone(signer),
+            domains: config.domains().clone(),
+            pace,
+            out: authority,
+            changes: changes.clone(),
+            vitals: vitals.clone(),
+            number,
+            token: health.token("CA usable and its root published"),
+        };
+        tasks.spawn(named("keeper of the CA", Keeper::new(makeup).run()));
+        let watch = Watch {
+            calls: calls.clone(),
+            versions: versions.clone(),
+            signer: signer.signer_name.clone(),
+            number,
+            out: news_in.clone(),
+            refill: Arc::clone(&refill),
+            metrics: metrics.clone(),
+            pace,
+        };
+        tasks.spawn(named("watch of certificate requests", watch.run()));
+    }
+    drop(news_in);
+
+    let lookout = Lookout {
+        calls: calls.clone(),
+        guard,
+        domain: config.domains().signer.clone(),
+        state: guard_state.clone(),
+        metrics: metrics.clone(),
+        pace,
+        token: health.token("admission guard seen"),
+    };
+    tasks.spawn(named(MAY_END, lookout.run()));
+    tasks.spawn(named(MAY_END, writer.run()));
+    let turn = Turn {
+        calls: calls.clone(),
+        namespace,
+        identity: identity.clone(),
+        pace,
+        standing: standing.clone(),
+        stop: stop.clone(),
+    };
+    let turn = tokio::spawn(turn.run());
+
+    let parts = Arc::new(Parts {
+        calls: calls.clone(),
+        versions,
+        lookup: Lookup::new(calls),
+        signers: config.signers().to_vec(),
+        authorities: authorities.clone(),
+        authority_changes: changes,
+        guard: guard_state.subscribe(),
+        clerk: Clerk::new(log, &identity),
+        notices,
+        metrics,
+        pace,
+        live: Mutex::new(Live::default()),
+        watch_tokens: Mutex::new(watch_tokens),
+    });
+    // What would be held for the very first moment need not be looked at twice.
+    let settled = tokio::time::timeout(pace.of(SETTLE), settle(guard_state.subscribe(), authorities));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = settled => {}
+    }
+
+    let controller = Controller::new(parts, health, news, standing.subscribe(), refill);
+    let mut controller = tokio::spawn(controller.run(stop.clone()));
+    let ended = tokio::select! {
+        ended = &mut controller => ended.map_err(RunError::Part),
+        error = broken(&mut tasks, &stop) => Err(error),
+    };
+    controller.abort();
+    stop.cancel();
+    if tokio::time::timeout(GIVE_BACK, turn).await.is_err() {
+        tracing::debug!("the lease was not given back in time; it will run out");
+    }
+    tasks.shutdown().await;
+    ended
+}
+
+async fn first_discovery(versions: &Versions) {
+    match tokio::time::timeout(SETTLE, versions.discover()).await {
+        Ok(Ok(served)) => tracing::info!(?served, "the API server"),
+        Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "the API server cannot be asked yet; trying on"),
+        Err(_) => tracing::warn!("the API server does not answer yet; trying on"),
+    }
+}
+
+/// Until the guard is known and every CA can sign.
+async fn settle(mut guard: watch::Receiver<GuardState>, authorities: Vec<watch::Receiver<Authority>>) {
+    drop(guard.wait_for(|state| *state != GuardState::Unknown).await);
+    for mut authority in authorities {
+        drop(authority.wait_for(|authority| authority.issuer.is_ok()).await);
+    }
+}
+
+/// Until a part breaks. When all is well, for ever.
+async fn broken(tasks: &mut JoinSet<&'static str>, stop: &CancellationToken) -> RunError {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Err(error) => return RunError::Part(error),
+            Ok(MAY_END) => {}
+            Ok(_) if stop.is_cancelled() => {}
+            Ok(name) => return RunError::Ended(name),
+        }
+    }
+    std::future::pending().await
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// The name of parts that may end while the others go on.
+const MAY_END: &str = "";
+/// News on their way to the controller; a watch that brings more waits.
+const NEWS: usize = 256;
+/// How long a start waits for what it can do without.
+const SETTLE: Duration = Duration::from_secs(2);
+/// With the 3.5 s that the controller may take for what is in flight: five seconds in all.
+const GIVE_BACK: Duration = Duration::from_secs(1);
