@@ -1,15 +1,25 @@
-//! The stories.
-use podmint_tests::{call, server::*, Who};
-#[test]
-fn starts() {
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let t = std::time::Instant::now();
-        let s = Kubernetes::start(Settings::of("1.37.2")).await;
-        eprintln!("{:?}", t.elapsed());
-        let c = s.client(&Who::Admin).await;
-        eprintln!("{}", call::get(&c, "/apis/certificates.k8s.io/v1").await.unwrap());
-        s.stop_api();
-        s.start_api("1.37.2").await;
-        eprintln!("{:?}", call::get(&s.client(&Who::node("n")).await, "/api/v1/nodes").await);
-    });
-}
+//! The stories: what must be true of the signer on devcluster and on real API servers. One file per subject; each story has a
+//! namespace and a signer name of its own, and says what holds before and after.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::print_stderr,
+    reason = "a story that cannot go on says so by a panic"
+)]
+
+mod bind;
+mod down;
+mod guard;
+mod hold;
+mod hostile;
+mod issue;
+mod lag;
+mod replicas;
+mod rights;
+mod trust;
+mod untouched;
+mod upgrade;
+mod verdicts;

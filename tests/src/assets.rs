@@ -51,9 +51,18 @@ fn target() -> PathBuf {
     release.and_then(Path::parent).expect("the stories are built with --release").to_owned()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads the environment")]
 fn brought() -> Option<PathBuf> {
-    std::env::var("KUBEBUILDER_ASSETS").ok().filter(|folder| !folder.is_empty()).map(PathBuf::from)
+    from_environment("KUBEBUILDER_ASSETS")
+}
+
+/// Where `tests/run` wants the figures of each story.
+pub(crate) fn tally_file() -> Option<PathBuf> {
+    from_environment("PODMINT_TALLY")
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads the environment")]
+fn from_environment(name: &str) -> Option<PathBuf> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// "1.37." of "Kubernetes v1.37.2".

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
-use podmint_devcluster::DevCluster;
+use podmint_devcluster::{DevCluster, Versions};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
@@ -16,7 +16,7 @@ use crate::{Who, call, install};
 pub struct Bed(Arc<Ground>);
 
 enum Ground {
-    Embedded(DevCluster),
+    Embedded(DevCluster, Versions),
     Real(Kubernetes),
 }
 
@@ -28,7 +28,8 @@ impl Bed {
 
     /// A devcluster that behaves as these options say.
     pub async fn over(options: podmint_devcluster::Options) -> Self {
-        Self(Arc::new(Ground::Embedded(DevCluster::start(options).await.expect("devcluster starts"))))
+        let versions = options.versions;
+        Self(Arc::new(Ground::Embedded(DevCluster::start(options).await.expect("devcluster starts"), versions)))
     }
 
     /// The one server of this version that all stories of a run share. Nothing but the signer checks anything there.
@@ -60,7 +61,7 @@ impl Bed {
     /// A client for anybody.
     pub async fn client(&self, who: &Who) -> kube::Client {
         match &*self.0 {
-            Ground::Embedded(cluster) => cluster.client(who),
+            Ground::Embedded(cluster, _) => cluster.client(who),
             Ground::Real(server) => server.client(who).await,
         }
     }
@@ -69,15 +70,31 @@ impl Bed {
     pub fn server(&self) -> Option<&Kubernetes> {
         match &*self.0 {
             Ground::Real(server) => Some(server),
-            Ground::Embedded(_) => None,
+            Ground::Embedded(..) => None,
         }
     }
 
     /// The devcluster, where there is one.
     pub fn devcluster(&self) -> Option<&DevCluster> {
         match &*self.0 {
-            Ground::Embedded(cluster) => Some(cluster),
+            Ground::Embedded(cluster, _) => Some(cluster),
             Ground::Real(_) => None,
+        }
+    }
+
+    /// The API server is gone, as in a power cut; what it stored stays.
+    pub fn go_down(&self) {
+        match &*self.0 {
+            Ground::Embedded(cluster, _) => cluster.go_down(),
+            Ground::Real(server) => server.stop_api(),
+        }
+    }
+
+    /// It is back, at the same address.
+    pub async fn come_back(&self) {
+        match &*self.0 {
+            Ground::Embedded(cluster, _) => cluster.come_back().await.expect("devcluster comes back"),
+            Ground::Real(server) => server.start_api(server.version()).await,
         }
     }
 
@@ -85,7 +102,15 @@ impl Bed {
     pub async fn kubeconfig(&self, namespace: &str, name: &str) -> String {
         match &*self.0 {
             Ground::Real(server) => server.kubeconfig(namespace, name).await,
-            Ground::Embedded(cluster) => cluster.kubeconfig(&Who::service_account(namespace, name)),
+            Ground::Embedded(cluster, _) => cluster.kubeconfig(&Who::service_account(namespace, name)),
+        }
+    }
+
+    /// Whether its kubelets still send a public key and a proof, as those of 1.35 do.
+    pub fn wants_proof(&self) -> bool {
+        match &*self.0 {
+            Ground::Embedded(_, versions) => *versions == Versions::V1_35,
+            Ground::Real(server) => server.version().starts_with("1.35."),
         }
     }
 
@@ -118,8 +143,8 @@ pub fn run(story: impl Future<Output = ()>) {
 /// always, `v1_36` and `v1_35` with `--rest`.
 #[macro_export]
 macro_rules! on_every_bed {
-    ($($(#[doc = $words:literal])* async fn $story:ident($bed:ident: Bed) $body:block)+) => {
-        $($(#[doc = $words])* async fn $story($bed: $crate::Bed) $body)+
+    ($($(#[doc = $words:literal])* async fn $story:ident($bed:ident: $type:ty) $body:block)+) => {
+        $($(#[doc = $words])* async fn $story($bed: $type) $body)+
 
         mod devcluster {
             $(#[test] fn $story() { $crate::run(async { super::$story($crate::Bed::embedded().await).await }); })+

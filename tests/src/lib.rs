@@ -15,12 +15,19 @@
 )]
 
 pub mod assets;
+mod bed;
 pub mod call;
+pub mod install;
 pub mod keys;
 pub mod kept;
 pub mod leaf;
 pub mod proxy;
 pub mod server;
+pub mod signer;
+pub mod stage;
+pub mod tally;
 pub mod until;
 
+pub use bed::{Bed, bare, run};
 pub use podmint_devcluster::Identity as Who;
+pub use stage::Stage;

@@ -1,11 +1,12 @@
-//! A proxy between a signer and a real API server that gives yesterday's answers: a read with `resourceVersion=0` of an object
-//! that a story has frozen shows the past, as an API server that lags behind etcd does. Anything else goes through unchanged.
+//! A proxy between a signer and an API server that plays tricks a story asks for: a read with `resourceVersion=0` shows the past,
+//! as an API server that lags behind etcd does; a watch begins with objects that no API server would take; a write meets a
+//! conflict. Anything else goes through unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -18,7 +19,7 @@ use tokio::task::JoinHandle;
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// A running proxy. It calls the API server as the client it was given, whoever calls it.
-pub struct LaggingProxy {
+pub struct Proxy {
     port: u16,
     past: Arc<Past>,
     task: JoinHandle<()>,
@@ -28,9 +29,11 @@ pub struct LaggingProxy {
 struct Past {
     frozen: Mutex<BTreeMap<String, Option<Bytes>>>,
     shown: Mutex<Vec<String>>,
+    planted: Mutex<BTreeMap<String, Vec<u8>>>,
+    conflicts: Mutex<u32>,
 }
 
-impl LaggingProxy {
+impl Proxy {
     /// Listens on loopback.
     pub async fn start(client: kube::Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -52,19 +55,48 @@ impl LaggingProxy {
         self.past.frozen.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), object);
     }
 
+    /// From now on every watch of `resource` begins with these objects, as if they had just been made.
+    pub fn begin_watches_with(&self, resource: &str, objects: impl IntoIterator<Item = serde_json::Value>) {
+        let lines = objects.into_iter().map(|object| format!("{}\n", serde_json::json!({"type": "ADDED", "object": object})));
+        let lines = lines.collect::<String>().into_bytes();
+        self.past.planted.lock().unwrap_or_else(PoisonError::into_inner).insert(resource.to_owned(), lines);
+    }
+
+    /// The next `times` status writes meet a conflict.
+    pub fn conflict(&self, times: u32) {
+        *self.past.conflicts.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+
     /// The paths of cached reads that were shown the past.
     pub fn shown(&self) -> Vec<String> {
         self.past.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Drop for LaggingProxy {
+impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 impl Past {
+    /// Whether this is a write that is to meet a conflict.
+    fn conflicts_with(&self, request: &Request<Incoming>) -> bool {
+        let mut left = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_write = request.method() == Method::PUT && request.uri().path().ends_with("/status");
+        let conflicts = is_write && *left > 0;
+        *left -= u32::from(conflicts);
+        conflicts
+    }
+
+    /// What a watch of this request is to begin with.
+    fn planted_for(&self, request: &Request<Incoming>) -> Option<Vec<u8>> {
+        let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true" || part == "watch=1"));
+        let resource = request.uri().path().rsplit('/').next()?;
+        let planted = self.planted.lock().unwrap_or_else(PoisonError::into_inner);
+        planted.get(resource).filter(|_| is_watch).cloned()
+    }
+
     fn of(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
         let cached = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "resourceVersion=0"));
         if !cached || request.method() != Method::GET {
@@ -83,6 +115,9 @@ impl Past {
 const NOT_FOUND: &[u8] =
     br#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"NotFound","message":"not found","code":404}"#;
 
+const CONFLICT: &[u8] =
+    br#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"Conflict","message":"the object has been modified","code":409}"#;
+
 async fn serve(listener: TcpListener, client: kube::Client, past: Arc<Past>) {
     while let Ok((stream, _peer)) = listener.accept().await {
         let (client, past) = (client.clone(), Arc::clone(&past));
@@ -98,6 +133,10 @@ async fn answer(request: Request<Incoming>, client: kube::Client, past: Arc<Past
     if let Some(answer) = past.of(&request) {
         return Ok(answer);
     }
+    if past.conflicts_with(&request) {
+        return Ok(json(StatusCode::CONFLICT, Bytes::from_static(CONFLICT)));
+    }
+    let planted = past.planted_for(&request).map(|lines| Ok(Bytes::from(lines)));
     let (mut parts, body) = request.into_parts();
     // The connection to the API server is not this one, and speaks with its own rights.
     for header in [http::header::HOST, http::header::AUTHORIZATION, http::header::CONNECTION] {
@@ -107,7 +146,8 @@ async fn answer(request: Request<Incoming>, client: kube::Client, past: Arc<Past
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let sent = client.send(Request::from_parts(parts, kube::client::Body::from(body.to_vec()))).await;
     let (parts, body) = sent.map_err(std::io::Error::other)?.into_parts();
-    let frames = body.into_data_stream().map_ok(Frame::data).map_err(std::io::Error::other);
+    let planted = futures::stream::iter(planted.filter(|_| parts.status.is_success()));
+    let frames = planted.chain(body.into_data_stream().map_err(std::io::Error::other)).map_ok(Frame::data);
     let mut answer = Response::from_parts(parts, BodyExt::boxed_unsync(StreamBody::new(frames)));
     answer.headers_mut().remove(http::header::TRANSFER_ENCODING);
     *answer.version_mut() = http::Version::HTTP_11;

@@ -6,7 +6,7 @@ use crate::call::{self, Answer, Refused};
 use crate::keys::{Key, KeyType};
 use crate::server::random_word;
 use crate::until::until;
-use crate::{Bed, Who};
+use crate::{Bed, Who, install};
 
 /// Where one story plays.
 #[derive(Clone)]
@@ -19,6 +19,10 @@ pub struct Stage {
     pub signer_name: String,
     /// May do everything.
     pub admin: kube::Client,
+    /// What the signer runs as.
+    pub signer_account: Who,
+    /// Where the signer keeps its CA and its Lease.
+    pub signer_namespace: String,
     requests_version: &'static str,
 }
 
@@ -69,13 +73,66 @@ pub struct Request {
 impl Stage {
     /// A new namespace and a signer name of the same word on `bed`.
     pub async fn open(bed: &Bed, story: &str) -> Self {
+        Self::open_without(None, bed, story).await
+    }
+
+    /// The same, where the signer lacks one right of those that its manifest gives.
+    pub async fn open_without(missing: Option<&install::Right>, bed: &Bed, story: &str) -> Self {
         let admin = bed.client(&Who::Admin).await;
         let namespace = format!("{}-{}", story, &random_word()[..6]);
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         made("namespace", call::post(&admin, "/api/v1/namespaces", &object).await);
-        let requests_version = bed.api_version("podcertificaterequests").await;
-        let signer_name = format!("podmint.dev/{namespace}");
-        Self { bed: bed.clone(), signer_name, namespace, admin, requests_version }
+        let stage = Self {
+            bed: bed.clone(),
+            signer_name: format!("podmint.dev/{namespace}"),
+            // devcluster gives its rights to an account of this name when it starts; it knows no RBAC.
+            signer_account: match bed.devcluster() {
+                Some(_) => Who::service_account("podmint", install::ACCOUNT),
+                None => Who::service_account(&namespace, install::ACCOUNT),
+            },
+            signer_namespace: namespace.clone(),
+            namespace,
+            admin,
+            requests_version: bed.api_version("podcertificaterequests").await,
+        };
+        if bed.server().is_some() {
+            install::grant(bed, &stage.namespace, missing).await;
+        }
+        stage
+    }
+
+    /// The same with the signer where the manifests put it, with the rights they give, not a word changed.
+    pub async fn as_shipped(bed: &Bed, story: &str) -> Self {
+        let stage = Self::open(bed, story).await;
+        for object in install::manifest("rbac.yaml") {
+            install::apply(&stage.admin, &object).await;
+        }
+        let namespace = install::SHIPPED_NAMESPACE.to_owned();
+        Self { signer_account: Who::service_account(&namespace, install::ACCOUNT), signer_namespace: namespace, ..stage }
+    }
+
+    /// The same stage, whose requests are written through this version of `certificates.k8s.io`.
+    pub fn writing(self, version: &'static str) -> Self {
+        Self { requests_version: version, ..self }
+    }
+
+    /// The same stage, whose signer answers for this name.
+    pub fn answering_for(self, signer_name: &str) -> Self {
+        Self { signer_name: signer_name.to_owned(), ..self }
+    }
+
+    /// The same stage with the signer of another: its account, and its own CA.
+    pub fn with_signer_of(&self, other: &Self) -> Self {
+        let (signer_account, signer_namespace) = (other.signer_account.clone(), other.signer_namespace.clone());
+        Self { signer_account, signer_namespace, ..self.clone() }
+    }
+
+    /// Namespace and name of the signer's service account.
+    pub fn signer_account_name(&self) -> Option<(&str, &str)> {
+        match &self.signer_account {
+            Who::ServiceAccount { namespace, name } => Some((namespace, name)),
+            Who::Admin | Who::Node(_) | Who::User(_) => None,
+        }
     }
 
     /// A node. Its name carries the namespace: nodes of all stories share one space of names.
@@ -130,8 +187,7 @@ impl Stage {
 
     /// How kubelets of the cluster's own version write requests.
     pub fn form(&self) -> Form {
-        let version = self.bed.server().map(|server| server.version());
-        if version.is_some_and(|version| version.starts_with("1.35.")) { Form::KeyAndProof } else { Form::Stub }
+        if self.bed.wants_proof() { Form::KeyAndProof } else { Form::Stub }
     }
 
     /// The path of a core resource in the story's namespace.
@@ -319,6 +375,11 @@ pub struct RequestPlan<'a> {
 }
 
 impl RequestPlan<'_> {
+    /// The type of the key it will carry.
+    pub fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
     /// With a key of another type.
     pub fn key(mut self, key_type: KeyType) -> Self {
         self.key_type = key_type;

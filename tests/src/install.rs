@@ -1,0 +1,180 @@
+//! What an administrator applies before the signer starts: the shipped manifests, word for word but for the namespace.
+
+use serde_json::{Value, json};
+
+use crate::call::{self, Refused};
+use crate::{Bed, Who, assets};
+
+/// The namespace the manifests name.
+pub const SHIPPED_NAMESPACE: &str = "podmint-system";
+/// The service account the manifests name.
+pub const ACCOUNT: &str = "podmint-signer";
+
+/// One right of `deploy/rbac.yaml`: one verb on one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right {
+    /// `ClusterRole` or `Role`.
+    pub role: String,
+    /// Which rule of it, from 0.
+    pub rule: usize,
+    /// The resource.
+    pub resource: String,
+    /// The verb.
+    pub verb: String,
+}
+
+impl std::fmt::Display for Right {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} (rule {} of the {})", self.verb, self.resource, self.rule, self.role)
+    }
+}
+
+/// Every right that `deploy/rbac.yaml` gives.
+pub fn rights() -> Vec<Right> {
+    let mut all = Vec::new();
+    for object in manifest("rbac.yaml") {
+        for (rule, content) in list(&object["rules"]).iter().enumerate() {
+            for (resource, verb) in list(&content["resources"]).iter().flat_map(|r| list(&content["verbs"]).iter().map(move |v| (r, v))) {
+                all.push(Right { role: word(&object["kind"]), rule, resource: word(resource), verb: word(verb) });
+            }
+        }
+    }
+    assert!(!all.is_empty(), "deploy/rbac.yaml gives no right at all");
+    all
+}
+
+/// Gives the service account [`ACCOUNT`] of `namespace` what the shipped manifest gives, all but `missing`. Cluster-wide objects
+/// are named after the namespace, so that every story has its own.
+pub async fn grant(bed: &Bed, namespace: &str, missing: Option<&Right>) {
+    let admin = bed.client(&Who::Admin).await;
+    for object in manifest("rbac.yaml") {
+        if object["kind"] != "Namespace" {
+            let object = in_namespace(without(object, missing), namespace);
+            apply(&admin, &object).await;
+        }
+    }
+}
+
+/// Applies the shipped admission guard as it is.
+pub async fn guard(bed: &Bed) {
+    let admin = bed.client(&Who::Admin).await;
+    for object in manifest("admission-guard.yaml") {
+        apply(&admin, &object).await;
+    }
+}
+
+/// Takes the guard away again.
+pub async fn remove_guard(bed: &Bed) {
+    let admin = bed.client(&Who::Admin).await;
+    for object in manifest("admission-guard.yaml").iter().rev() {
+        call::delete(&admin, &path(object)).await.unwrap_or_else(|why| panic!("{}: {why}", path(object)));
+    }
+}
+
+/// The objects of a manifest in `deploy/`.
+pub fn manifest(name: &str) -> Vec<Value> {
+    let path = assets::root().join("deploy").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// Creates the object, or replaces the one of that name.
+pub async fn apply(admin: &kube::Client, object: &Value) {
+    let path = path(object);
+    let (collection, _name) = path.rsplit_once('/').expect("a path has parts");
+    let done = match call::post(admin, collection, object).await {
+        Err(Refused { code: 409, .. }) => replace(admin, &path, object).await,
+        answer => answer,
+    };
+    done.unwrap_or_else(|why| panic!("{path} cannot be applied: {why}"));
+}
+
+async fn replace(admin: &kube::Client, path: &str, object: &Value) -> call::Answer {
+    let there = call::get(admin, path).await?;
+    let mut object = object.clone();
+    object["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"].clone();
+    call::put(admin, path, &object).await
+}
+
+fn without(mut object: Value, missing: Option<&Right>) -> Value {
+    let Some(missing) = missing.filter(|missing| object["kind"] == missing.role) else { return object };
+    let rules = object["rules"].as_array_mut().expect("a role has rules");
+    let mut rule = rules.remove(missing.rule);
+    // What the rule gives beside the missing right stays: the other resources with all verbs, this one with the other verbs.
+    let others: Vec<Value> = list(&rule["resources"]).iter().filter(|one| **one != missing.resource).cloned().collect();
+    let verbs: Vec<Value> = list(&rule["verbs"]).iter().filter(|one| **one != missing.verb).cloned().collect();
+    if !others.is_empty() {
+        let mut rest = rule.clone();
+        rest["resources"] = Value::from(others);
+        rules.push(rest);
+    }
+    if !verbs.is_empty() {
+        rule["resources"] = json!([missing.resource]);
+        rule["verbs"] = Value::from(verbs);
+        rules.push(rule);
+    }
+    object
+}
+
+fn in_namespace(mut object: Value, namespace: &str) -> Value {
+    if object["metadata"]["namespace"] == SHIPPED_NAMESPACE {
+        object["metadata"]["namespace"] = json!(namespace);
+    } else {
+        object["metadata"]["name"] = json!(format!("{}:{namespace}", word(&object["metadata"]["name"])));
+        if object["roleRef"]["kind"] == "ClusterRole" {
+            object["roleRef"]["name"] = object["metadata"]["name"].clone();
+        }
+    }
+    for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+        subject["namespace"] = json!(namespace);
+    }
+    object
+}
+
+/// Where an object is in the API, for the kinds that the manifests hold.
+fn path(object: &Value) -> String {
+    let plural = match object["kind"].as_str() {
+        Some("ServiceAccount") => "serviceaccounts",
+        Some("ClusterRole") => "clusterroles",
+        Some("ClusterRoleBinding") => "clusterrolebindings",
+        Some("Role") => "roles",
+        Some("RoleBinding") => "rolebindings",
+        Some("Namespace") => "namespaces",
+        Some("Secret") => "secrets",
+        Some("ClusterTrustBundle") => "clustertrustbundles",
+        Some("ValidatingAdmissionPolicy") => "validatingadmissionpolicies",
+        Some("ValidatingAdmissionPolicyBinding") => "validatingadmissionpolicybindings",
+        other => panic!("no path for a {other:?}"),
+    };
+    let version = word(&object["apiVersion"]);
+    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let name = word(&object["metadata"]["name"]);
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
+        None => format!("{group}/{plural}/{name}"),
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_right_is_taken_away_and_no_other() {
+        let gone = Right { role: "ClusterRole".to_owned(), rule: 0, resource: "a".to_owned(), verb: "get".to_owned() };
+        let role = json!({"kind": "ClusterRole", "rules": [{"resources": ["a", "b"], "verbs": ["get", "list"]}]});
+        let left = without(role, Some(&gone));
+        assert_eq!(
+            left["rules"],
+            json!([{"resources": ["b"], "verbs": ["get", "list"]}, {"resources": ["a"], "verbs": ["list"]}])
+        );
+    }
+}
