@@ -12,6 +12,16 @@ install_dns() {
   kube apply -f "$here/pods/coredns.yaml" >/dev/null
   kube -n kube-system rollout status deployment/coredns --timeout 90s >/dev/null || fail "CoreDNS did not start"
 }
-product_images() { :; }
-install_signer() { :; }
-wanted() { false; }
+
+# The signer's image and the echo pair's, from this tree.
+product_images() {
+  "$root/deploy/build-images" "$dir/images" >"$dir/log/build-images" || fail "the images were not built"
+  sed 's/^/  /' "$dir/log/build-images" >&2
+}
+
+# As the README of deploy/ tells it: rights, guard, configuration, signer.
+install_signer() {
+  kube apply -f "$root/deploy/rbac.yaml" -f "$root/deploy/admission-guard.yaml" >/dev/null
+  kube -n podmint-system create configmap podmint-signers --from-file "signers.yaml=$here/pods/signers.yaml" >/dev/null
+  kube apply -f "$here/pods/signer.yaml" >/dev/null
+}

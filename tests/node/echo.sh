@@ -1,0 +1,33 @@
+# What the stories ask the echo pair; its names in the API, its files on the node, its own words.
+
+echo_pod() { kube -n echo get pods -l "app=echo-$1" --field-selector status.phase=Running -o 'jsonpath={.items[0].metadata.name}'; }
+echo_log() { kube -n echo logs "deployment/echo-$1" --tail=-1; }
+echo_serials() { for side in server client; do serial_of echo "$(echo_pod "$side")"; done; }
+
+# Certificates of the other side that a side has seen, of its own it has taken up: lines so far.
+echo_count() { echo_log "$1" | grep -c "$2" || true; }
+
+# Lines as the client last counted them: it goes on talking, and no handshake has failed since it started.
+echo_is_talking() {
+  [ "$(echo_count client 'talking to spiffe://')" -ge 1 ] || fail "the echo pair is not talking: run story 02, too"
+  echo_never_failed
+}
+
+echo_never_failed() {
+  local side bad
+  for side in server client; do
+    bad=$(echo_log "$side" | grep -E "handshake failed|no connection to|broke off" | tail -2) || true
+    [ -z "$bad" ] || fail "echo-$side: $bad"
+  done
+}
+
+# Each side has seen the certificate that is now in the other's volume.
+echo_uses_new_certificates() {
+  until_true 30 "the client did not meet the server's new certificate" echo_met client server
+  until_true 30 "the server did not meet the client's new certificate" echo_met server client
+}
+echo_met() {
+  local serial
+  serial=$(serial_of echo "$(echo_pod "$2")" | sed 's/serial=//')
+  echo_log "$1" | tr -d ':' | grep -i 'talking to' | grep -qi "$serial"
+}

@@ -1,0 +1,26 @@
+# a fresh install gives a waiting pod its first certificate
+
+namespace story-first
+pod early key=ECDSAP256 | apply story-first
+until_true 20 "the pod did not say what it waits for" event_says story-first early "not issued yet|no credentials yet|unable to fetch"
+stays 3 "a pod started without a signer" phase_is story-first early Pending
+has_no_files story-first early || fail "files without a certificate"
+[ -z "$(kube get clustertrustbundles -o name)" ] || fail "a trust bundle before the install"
+
+begun=$(now_ms)
+install_signer
+until_true 60 "nothing was issued" is_answered story-first early
+fact "install to first certificate issued: $(($(now_ms) - begun)) ms"
+# The kubelet looks again after a back-off that has grown while nobody answered.
+running story-first early 150
+fact "install to the waiting pod Running: $(($(now_ms) - begun)) ms"
+has_identity story-first early default
+kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "not all replicas became ready"
+
+begun=$(now_ms)
+pod next | apply story-first
+running story-first next
+fact "a pod created now Running: $(($(now_ms) - begun)) ms"
+has_identity story-first next default
+[ "$(serial_of story-first early)" != "$(serial_of story-first next)" ] || fail "two certificates with one serial"
+gone story-first
