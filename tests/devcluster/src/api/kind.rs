@@ -192,7 +192,7 @@ impl Kind {
     }
 
     const fn verbs(self) -> &'static [&'static str] {
-        &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+        &["create", "delete", "get", "list", "patch", "update", "watch"]
     }
 }
 

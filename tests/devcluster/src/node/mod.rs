@@ -4,9 +4,9 @@
 
 mod agent;
 mod atomic;
-mod der;
+pub(crate) mod der;
 mod follow;
-mod key;
+pub(crate) mod key;
 mod options;
 mod pod;
 mod record;

@@ -10,3 +10,6 @@ pub(crate) mod pod;
 pub(crate) mod pss;
 pub(crate) mod request;
 pub(crate) mod x509;
+
+#[cfg(test)]
+mod tests;
