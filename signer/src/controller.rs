@@ -235,9 +235,9 @@ impl Controller {
         }
     }
 
-    /// Somebody answered; most often it was us.
+    /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment.
     fn answered(&mut self, uid: &RequestUid) {
-        if self.drop_from_queue(uid) {
+        if !self.flying.values().any(|flying| flying == uid) && self.drop_from_queue(uid) {
             self.progress.others = Some(Instant::now());
         }
     }
@@ -313,7 +313,11 @@ impl Controller {
                 }
                 Next::Leave
             }
-            Ended::Lost | Ended::Gone => Next::Leave,
+            Ended::Lost => {
+                self.progress.others = Some(now);
+                Next::Leave
+            }
+            Ended::Gone => Next::Leave,
             Ended::Held { hold, pod } => {
                 let awaits = item::awaits(&hold);
                 let first = *self.standing.borrow() == Standing::First;

@@ -2,7 +2,7 @@
 //! has turned lately.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,7 +23,8 @@ use crate::metrics::Metrics;
 /// What the parts of the signer have to say about themselves. All clones are one.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
-    pending: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// How many tokens of each part are held.
+    pending: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     beat: Arc<Mutex<Instant>>,
 }
 
@@ -39,9 +40,12 @@ impl Health {
         Self { pending: Arc::default(), beat: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// One token for each name of a part.
+    /// A part may hold several, one for each thing that it brings up.
     pub(crate) fn token(&self, part: &'static str) -> Token {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(part);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = pending.entry(part).or_default();
+        *held = held.saturating_add(1);
+        drop(pending);
         Token { health: self.clone(), part }
     }
 
@@ -51,7 +55,7 @@ impl Health {
     }
 
     fn pending(&self) -> Vec<&'static str> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     fn is_live(&self, now: Instant) -> bool {
@@ -62,7 +66,13 @@ impl Health {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.health.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(self.part);
+        let mut pending = self.health.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = pending.get_mut(self.part) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                pending.remove(self.part);
+            }
+        }
     }
 }
 
@@ -155,8 +165,11 @@ mod tests {
     fn ready_means_that_no_part_holds_a_token() {
         let health = Health::new();
         let (watch, trust) = (health.token("watch"), health.token("trust"));
+        let other_watch = health.token("watch");
         assert_eq!(get("/readyz", &health), StatusCode::SERVICE_UNAVAILABLE);
         drop(watch);
+        assert_eq!(health.pending(), ["trust", "watch"], "each of two watches holds a token");
+        drop(other_watch);
         assert_eq!(health.pending(), ["trust"]);
         assert_eq!(get("/readyz", &health), StatusCode::SERVICE_UNAVAILABLE);
         drop(trust);

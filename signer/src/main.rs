@@ -2,7 +2,7 @@
 //! changes.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     time::Duration,
@@ -147,7 +147,8 @@ fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
         .with_default(tracing::Level::WARN)
         .with_target("podmint_signer", level)
         .with_target("kube_client", tracing::level_filters::LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let log = tracing_subscriber::registry().with(targets);
     match format {
         LogFormat::Text => log.with(lines).try_init(),

@@ -256,7 +256,7 @@ impl CallError {
 
     /// Somebody else's answer stands already, and answers are final.
     pub(crate) fn is_immutable(&self) -> bool {
-        self.is_invalid() && self.refusal().is_some_and(|refused| refused.any_cause(|cause| cause.message.contains("immutable")))
+        self.is_invalid() && self.refusal().is_some_and(|refused| refused.any_cause(|cause| cause.message.contains("immutable after")))
     }
 
     /// The status strategy found that we lack `sign` on the signer name; it says so as an invalid field.
@@ -320,3 +320,51 @@ pub(crate) const REPLY_LIMIT: usize = 8 << 20;
 const REFUSAL_LIMIT: usize = 256 << 10;
 /// Seconds. Nobody sends us away for longer than a pod waits for its first mount to be tried again.
 const LONGEST_RETRY_AFTER: u64 = 120;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(code: u16, status: serde_json::Value) -> CallError {
+        let code = StatusCode::from_u16(code).unwrap();
+        CallError::Refused(Box::new(Refused { code, retry_after: None, status: serde_json::from_value(status).unwrap() }))
+    }
+
+    /// In the words of kube-apiserver 1.37.2.
+    #[test]
+    fn a_missing_object_and_a_missing_path_are_told_apart() {
+        let object = refused(404, json!({"reason": "NotFound", "details": {"name": "web", "kind": "pods"}}));
+        assert!(object.is_absent() && !object.is_unserved());
+        let path = refused(404, json!({"reason": "NotFound", "details": {}}));
+        assert!(path.is_unserved() && !path.is_absent());
+        let plain = refused(404, json!({"message": "404 page not found"}));
+        assert!(plain.is_unserved() && !plain.is_absent());
+    }
+
+    #[test]
+    fn the_kinds_of_422_are_told_apart() {
+        let beaten = "Invalid value: …: immutable after PodCertificateRequest is issued, denied, or failed";
+        let beaten = refused(422, json!({"details": {"causes": [{"field": "status", "message": beaten}]}}));
+        assert!(beaten.is_immutable() && !beaten.lacks_sign());
+        let ours = "Invalid value: …: status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
+        let ours = refused(422, json!({"details": {"causes": [{"field": "status", "message": ours}]}}));
+        assert!(!ours.is_immutable() && ours.is_invalid());
+        let sign = "Forbidden: User \"x\" is not permitted to \"sign\" for signer \"podmint.dev/workload\"";
+        let cause = json!({"reason": "FieldValueForbidden", "field": "spec.signerName", "message": sign});
+        let sign = refused(422, json!({"details": {"causes": [cause]}}));
+        assert!(sign.lacks_sign() && !sign.is_immutable());
+    }
+
+    #[test]
+    fn overload_and_its_wait_are_heard() {
+        let busy = refused(429, json!({"details": {"retryAfterSeconds": 7}}));
+        assert!(busy.is_overload() && !busy.may_have_landed());
+        assert_eq!(busy.retry_after(), Some(Duration::from_secs(7)));
+        let long = refused(429, json!({"details": {"retryAfterSeconds": 86_400}}));
+        assert_eq!(long.retry_after(), Some(Duration::from_secs(LONGEST_RETRY_AFTER)));
+        assert!(CallError::Late(CALL_LIMIT).is_overload() && CallError::Late(CALL_LIMIT).may_have_landed());
+        assert!(refused(500, json!({})).may_have_landed() && !refused(409, json!({})).may_have_landed());
+    }
+}

@@ -128,3 +128,50 @@ const REMEMBERED: usize = 10_000;
 const LONGEST_NAME: usize = 200;
 /// What the API server takes.
 const LONGEST_TEXT: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fake::Fake;
+
+    fn notice(pod: &str) -> Notice {
+        Notice {
+            namespace: Namespace::parse("shop").unwrap(),
+            pod: PodName::parse(pod).unwrap(),
+            pod_uid: PodUid::parse(&format!("uid-{pod}")).unwrap(),
+            reason: "CertificateOnHold",
+            text: "x".repeat(5000),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_gets_no_more_than_one_event_a_minute() {
+        let fake = Fake::new();
+        let (notices, writer) = Notices::new(fake.calls(), "one".to_owned(), Metrics::new(), Pace::real());
+        for pod in ["web-1", "web-1", "web-2"] {
+            notices.leave(notice(pod));
+        }
+        drop(notices);
+        writer.run().await;
+        assert_eq!(fake.count("POST /api/v1/namespaces/shop/events"), 2);
+    }
+
+    #[tokio::test]
+    async fn too_many_are_dropped_and_counted_and_nobody_waits() {
+        let metrics = Metrics::new();
+        let (notices, writer) = Notices::new(Fake::new().calls(), "one".to_owned(), metrics.clone(), Pace::real());
+        for number in 0..WAITING.saturating_add(7) {
+            notices.leave(notice(&format!("web-{number}")));
+        }
+        drop(writer);
+        assert!(metrics.text().unwrap().contains("events_dropped_total 7"));
+    }
+
+    #[tokio::test]
+    async fn an_event_fits_what_the_api_server_takes() {
+        let (_, writer) = Notices::new(Fake::new().calls(), "one".to_owned(), Metrics::new(), Pace::real());
+        let event = writer.event(&notice(&"a.".repeat(126).replace("..", ".").trim_end_matches('.').to_owned()));
+        assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
+        assert_eq!(event["message"].as_str().unwrap().len(), LONGEST_TEXT);
+    }
+}

@@ -156,3 +156,59 @@ const NAME: &str = "podmint-signer";
 const LASTS: Duration = Duration::from_secs(15);
 /// Two renewals may be lost.
 const RENEW: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fake::{Fake, Instead, refusal};
+
+    fn turn(fake: &Fake, identity: &str) -> Turn {
+        Turn {
+            calls: fake.calls(),
+            namespace: "mint".to_owned(),
+            identity: identity.to_owned(),
+            pace: Pace::compressed(1000),
+            standing: watch::Sender::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_is_first_until_it_gives_back_or_falls_silent() {
+        let fake = Fake::new();
+        let (one, two) = (turn(&fake, "one"), turn(&fake, "two"));
+        let mut seen = None;
+        assert_eq!(one.look(&mut None).await.unwrap(), Standing::First);
+        assert_eq!(two.look(&mut seen).await.unwrap(), Standing::Behind);
+        one.give_back().await.unwrap();
+        assert_eq!(two.look(&mut seen).await.unwrap(), Standing::First);
+        let mut seen = None;
+        assert_eq!(one.look(&mut seen).await.unwrap(), Standing::Behind);
+        tokio::time::sleep(one.pace.of(LASTS.saturating_add(RENEW))).await;
+        assert_eq!(one.look(&mut seen).await.unwrap(), Standing::First);
+    }
+
+    #[tokio::test]
+    async fn whoever_loses_the_race_for_it_is_behind() {
+        let fake = Fake::new();
+        fake.instead(|method, _, _| {
+            let (code, status) = refusal(409, "AlreadyExists", "podmint-signer");
+            (method == http::Method::POST).then_some(Instead::Json(code, status))
+        });
+        assert_eq!(turn(&fake, "one").look(&mut None).await.unwrap(), Standing::Behind);
+    }
+
+    #[tokio::test]
+    async fn without_leases_everyone_answers() {
+        let fake = Fake::new();
+        fake.instead(|_, _, _| {
+            let (code, status) = refusal(403, "Forbidden", "podmint-signer");
+            Some(Instead::Json(code, status))
+        });
+        let turn = turn(&fake, "one");
+        let (mut standing, stop) = (turn.standing.subscribe(), turn.stop.clone());
+        tokio::spawn(turn.run());
+        standing.wait_for(|standing| *standing == Standing::First).await.unwrap();
+        stop.cancel();
+    }
+}

@@ -4,6 +4,8 @@ pub(crate) mod bundle;
 pub(crate) mod calls;
 pub mod clock;
 pub(crate) mod events;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod guard;
 pub(crate) mod keeper;
 pub(crate) mod lease;

@@ -213,7 +213,12 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
 /// The claim; what `v1` does not show is read through `v1beta1` where that is served.
 async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Result<Claim, Unclaimed>, WalkError> {
     let claim = Claim::parse(object, job.version);
-    if !matches!(claim, Err(Unclaimed::KeyNotVisible(..))) || !parts.versions.served().beta_requests {
+    if !matches!(claim, Err(Unclaimed::KeyNotVisible(..))) {
+        return Ok(claim);
+    }
+    // Asked anew, for somebody may have switched it on by now.
+    let served = parts.versions.discover().await.map_err(|error| WalkError::Read(Arc::new(error)))?;
+    if !served.beta_requests {
         return Ok(claim);
     }
     let read = reread(&parts.calls, Version::V1beta1, &job.target).await;
@@ -478,3 +483,6 @@ impl WalkError {
 
 /// A request that changes more often than this while it is looked at waits for its next turn.
 const MOST_TURNS: u32 = 3;
+
+#[cfg(test)]
+mod tests;

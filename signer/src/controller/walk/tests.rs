@@ -1,0 +1,278 @@
+//! Whole walks against the little API server of the unit tests.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    audit::{Log, Sink},
+    cluster::{
+        fake::{Fake, Instead, refusal},
+        versions::REQUESTS,
+    },
+    names::Sha256,
+    pipeline::honest::{POD_UID, issuer, object, request, signer},
+};
+
+const REQUEST: &str = "/apis/certificates.k8s.io/v1/namespaces/shop/podcertificaterequests/req-x7k2p";
+const POD: &str = "/api/v1/namespaces/shop/pods/cart-0";
+
+struct Scene {
+    fake: Fake,
+    parts: Arc<Parts>,
+    audit: Arc<Mutex<Vec<Value>>>,
+    guard: watch::Sender<GuardState>,
+    authority: watch::Sender<Authority>,
+}
+
+/// A request that is issued, if nothing is changed.
+async fn scene() -> Scene {
+    let audit = Arc::default();
+    scene_with(Sink::Memory(Arc::clone(&audit)), audit).await
+}
+
+async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
+    let fake = Fake::new();
+    let source = json!({"podCertificate": {
+        "signerName": "podmint.dev/workload", "keyType": "ECDSAP256", "maxExpirationSeconds": 43_200,
+    }});
+    fake.put("/apis/certificates.k8s.io/v1", json!({"resources": [{"name": REQUESTS}]}));
+    fake.put(REQUEST, request());
+    fake.put(
+        POD,
+        json!({
+            "metadata": {"name": "cart-0", "namespace": "shop", "uid": POD_UID},
+            "spec": {
+                "nodeName": "node-a", "serviceAccountName": "cart", "containers": [],
+                "volumes": [{"name": "v", "projected": {"sources": [source]}}],
+            },
+            "status": {"phase": "Pending"},
+        }),
+    );
+    let uid = |uid: &str| json!({"metadata": {"uid": uid}});
+    fake.put("/api/v1/namespaces/shop/serviceaccounts/cart", uid("c0ffee00-1111-4222-8333-444455556666"));
+    fake.put("/api/v1/nodes/node-a", uid("0ddba11e-7777-4888-9999-aaaabbbbcccc"));
+
+    let (calls, metrics, pace) = (fake.calls(), Metrics::new(), Pace::compressed(1000));
+    let versions = Versions::new(calls.clone(), pace);
+    versions.discover().await.unwrap();
+    let issuer = issuer();
+    let roots = Some(Arc::from(issuer.generation().trust_bundle()));
+    let authority = watch::Sender::new(Authority { issuer: Ok(Arc::new(issuer)), roots });
+    let guard = watch::Sender::new(GuardState::InForce);
+    let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
+    let parts = Arc::new(Parts {
+        lookup: Lookup::new(calls.clone()),
+        calls,
+        versions,
+        signers: vec![signer()],
+        authorities: vec![authority.subscribe()],
+        authority_changes: watch::Sender::new(()),
+        guard: guard.subscribe(),
+        clerk: Clerk::new(Log::open(sink).unwrap(), "one"),
+        notices,
+        metrics,
+        pace,
+        live: Mutex::default(),
+        watch_tokens: Mutex::default(),
+    });
+    Scene { fake, parts, audit, guard, authority }
+}
+
+impl Scene {
+    async fn walk(&self) -> Ended {
+        let object = object(request());
+        let target = object.target().unwrap();
+        let job = Job { signer: 0, target, version: Version::V1, object: Some(Arc::new(object)) };
+        walk(Arc::clone(&self.parts), job).await.ended
+    }
+
+    async fn hold(&self) -> Hold {
+        match self.walk().await {
+            Ended::Held { hold, .. } => hold,
+            Ended::Answered | Ended::Lost | Ended::Gone | Ended::Faulted => panic!("not held"),
+        }
+    }
+
+    fn puts(&self) -> usize {
+        self.fake.count("PUT")
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.parts.metrics.text().unwrap().lines().any(|shown| shown == format!("podmint_signer_{line}"))
+    }
+
+    fn outcomes(&self) -> Vec<String> {
+        let word = |record: &Value| record["outcome"].as_str().unwrap_or(record["event"].as_str().unwrap()).to_owned();
+        self.audit.lock().unwrap().iter().map(word).collect()
+    }
+
+    /// The first PUT is answered so, whatever happens to it.
+    fn first_put(&self, mut meanwhile: impl FnMut(&Fake, &Value) + Send + 'static, code: u16, status: Value) {
+        let (fake, mut done) = (self.fake.clone(), false);
+        self.fake.instead(move |method, _, body| {
+            if *method != Method::PUT || std::mem::replace(&mut done, true) {
+                return None;
+            }
+            meanwhile(&fake, body);
+            Some(Instead::Json(code, status.clone()))
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_honest_request_is_recorded_and_answered_with_one_put() {
+    let scene = scene().await;
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    assert_eq!((scene.puts(), scene.outcomes()), (1, vec!["issuing".to_owned(), "published".to_owned()]));
+    let status = scene.fake.get(REQUEST).unwrap()["status"].clone();
+    let records = scene.audit.lock().unwrap().clone();
+    assert_eq!(status["conditions"][0]["type"], "Issued");
+    assert!(status["conditions"][0]["message"].as_str().unwrap().contains(records[0]["serial"].as_str().unwrap()));
+    assert_eq!(records[0]["pod"]["uid"], POD_UID);
+    assert!(scene.metric("answers_total{answer=\"issue\",reason=\"issued\"} 1"));
+    // The walk again: nothing is published twice.
+    assert!(matches!(scene.walk().await, Ended::Lost));
+    assert_eq!(scene.fake.get(REQUEST).unwrap()["status"], status);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_published() {
+    let scene = scene_with(Sink::File("/dev/full".into()), Arc::default()).await;
+    assert_eq!((scene.hold().await, scene.puts()), (Hold::AuditUnwritable, 0));
+    assert!(scene.metric("audit_failures_total 1"));
+}
+
+#[tokio::test]
+async fn a_cache_that_lags_refuses_nobody() {
+    let scene = scene().await;
+    scene.fake.instead(|_, path, _| {
+        let (code, status) = refusal(404, "NotFound", "cart-0");
+        path.ends_with("cart-0?resourceVersion=0").then_some(Instead::Json(code, status))
+    });
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    scene.fake.remove(POD);
+    scene.fake.put(REQUEST, request());
+    assert_eq!(scene.hold().await, Hold::PodNotFound);
+}
+
+#[tokio::test]
+async fn a_conflict_is_walked_again_from_a_fresh_read() {
+    let scene = scene().await;
+    let touched = |fake: &Fake, _: &Value| {
+        let mut changed = request();
+        changed["metadata"]["resourceVersion"] = "4712".into();
+        fake.put(REQUEST, changed);
+    };
+    scene.first_put(touched, 409, json!({"code": 409, "reason": "Conflict", "details": {"name": "req-x7k2p"}}));
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    assert_eq!(scene.outcomes(), ["issuing", "withdrawn", "issuing", "published"]);
+}
+
+#[tokio::test]
+async fn a_deleted_request_and_its_namesake_are_left_alone() {
+    let scene = scene().await;
+    scene.first_put(|fake, _| fake.remove(REQUEST), 404, refusal(404, "NotFound", "req-x7k2p").1);
+    assert!(matches!(scene.walk().await, Ended::Gone));
+    let scene = self::scene().await;
+    let namesake = |fake: &Fake, _: &Value| {
+        let mut other = request();
+        other["metadata"]["uid"] = "another".into();
+        fake.put(REQUEST, other);
+    };
+    scene.first_put(namesake, 409, refusal(409, "Conflict", "req-x7k2p").1);
+    assert!(matches!(scene.walk().await, Ended::Gone));
+    assert_eq!(scene.fake.get(REQUEST).unwrap().get("status"), None);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_looked_up_and_ours_is_fine() {
+    let scene = scene().await;
+    let lands = |fake: &Fake, body: &Value| {
+        let mut written = request();
+        written["status"] = body["status"].clone();
+        fake.put(REQUEST, written);
+    };
+    scene.first_put(lands, 504, json!({"code": 504, "message": "etcd is slow"}));
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    assert_eq!((scene.puts(), scene.outcomes()), (1, vec!["issuing".to_owned(), "published".to_owned()]));
+    // When it did not land, it is our fault and is tried again later.
+    let scene = self::scene().await;
+    scene.first_put(|_, _| {}, 504, json!({"code": 504}));
+    assert!(matches!(scene.walk().await, Ended::Faulted));
+    assert!(matches!(scene.walk().await, Ended::Answered));
+}
+
+#[tokio::test]
+async fn a_lost_race_is_no_rejected_write() {
+    let scene = scene().await;
+    let cause = json!({"field": "status", "message": "Invalid value: immutable after PodCertificateRequest is issued, denied, or failed"});
+    scene.first_put(|_, _| {}, 422, json!({"code": 422, "reason": "Invalid", "details": {"name": "r", "causes": [cause]}}));
+    assert!(matches!(scene.walk().await, Ended::Lost));
+    assert!(scene.metric("lost_races_total 1") && scene.metric("rejected_writes_total{cause=\"invalid\"} 0"));
+}
+
+#[tokio::test]
+async fn a_missing_right_to_sign_and_a_rejected_status_are_counted_apart() {
+    let scene = scene().await;
+    let sign = json!({"reason": "FieldValueForbidden", "field": "spec.signerName", "message": "Forbidden: …"});
+    scene.first_put(|_, _| {}, 422, json!({"code": 422, "details": {"name": "r", "causes": [sign]}}));
+    assert!(matches!(scene.walk().await, Ended::Faulted));
+    assert!(scene.metric("rejected_writes_total{cause=\"lacks_sign\"} 1"));
+    let other = json!({"field": "status.notBefore", "message": "Invalid value: …"});
+    scene.first_put(|_, _| {}, 422, json!({"code": 422, "details": {"name": "r", "causes": [other]}}));
+    assert!(matches!(scene.walk().await, Ended::Faulted));
+    assert!(scene.metric("rejected_writes_total{cause=\"invalid\"} 1"));
+    assert_eq!(scene.outcomes(), ["issuing", "rejected", "issuing", "rejected"]);
+}
+
+#[tokio::test]
+async fn without_guard_or_published_trust_nothing_is_written_not_even_recorded() {
+    let scene = scene().await;
+    scene.guard.send_replace(GuardState::Unbound);
+    assert_eq!(scene.hold().await, Hold::GuardMissing);
+    scene.guard.send_replace(GuardState::OtherText);
+    scene.authority.send_replace(Authority { issuer: Err(Hold::TrustNotPublished), roots: None });
+    assert_eq!(scene.hold().await, Hold::TrustNotPublished);
+    assert_eq!((scene.puts(), scene.outcomes().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_key_of_another_pods_live_request_gets_nothing() {
+    let scene = scene().await;
+    let claim = Claim::parse(&object(request()), Version::V1).unwrap();
+    let other = crate::names::RequestUid::parse("other").unwrap();
+    let pod = PodUid::parse("other").unwrap();
+    assert!(scene.parts.live().claim(&claim.key.hash(), &other, &pod, 0, 0));
+    assert_eq!(scene.hold().await, Hold::KeyOnAnotherPod);
+    assert!(scene.metric("shared_keys_total 1"));
+    scene.parts.live().forget(&other);
+    assert!(matches!(scene.walk().await, Ended::Answered));
+}
+
+#[tokio::test]
+async fn a_contradiction_is_denied_once_it_is_read_by_quorum() {
+    let scene = scene().await;
+    let mut pod = scene.fake.get(POD).unwrap();
+    pod["spec"]["nodeName"] = "node-b".into();
+    scene.fake.put(POD, pod);
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    assert_eq!(scene.fake.get(REQUEST).unwrap()["status"]["conditions"][0]["reason"], "WrongNode");
+    assert_eq!(scene.outcomes(), ["denying", "published"]);
+    let heard = scene.fake.heard.lock().unwrap().join("\n");
+    assert!(heard.contains("cart-0?resourceVersion=0") && heard.contains("cart-0\n"));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_traced_as_foreign() {
+    let scene = scene().await;
+    scene.walk().await;
+    let chain = scene.fake.get(REQUEST).unwrap()["status"]["certificateChain"].as_str().unwrap().to_owned();
+    let uid = object(request()).target().unwrap().uid;
+    assert!(scene.parts.live().is_ours(&uid, &chain));
+    assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Ours { .. })));
+    let another = issuer();
+    let roots = Some(Arc::from(another.generation().trust_bundle()));
+    scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots });
+    assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Foreign { leaf }) if leaf != Sha256::of(b"")));
+}
