@@ -5,6 +5,8 @@ mod check;
 mod document;
 mod pattern;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

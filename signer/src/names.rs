@@ -339,3 +339,92 @@ pub(crate) fn clip(text: &str) -> String {
     }
     cut
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_empty() {
+        assert!(PodUid::parse("").is_err());
+        assert!(Namespace::parse("").is_err());
+        assert!(PodName::parse("").is_err());
+        assert!(SignerName::parse("").is_err());
+        assert!(TrustDomain::parse("").is_err());
+        assert_eq!(NodeName::parse("a..b").unwrap_err().kind(), "node name");
+    }
+
+    #[test]
+    fn names_are_what_kubernetes_takes() {
+        assert!(Namespace::parse("a.b").is_err());
+        assert!(Namespace::parse(&"a".repeat(63)).is_ok());
+        assert!(Namespace::parse(&"a".repeat(64)).is_err());
+        assert!(PodName::parse(&"a".repeat(253)).is_ok(), "a part may be as long as the whole");
+        assert!(PodName::parse(&"a".repeat(254)).is_err());
+        for bad in ["A", "a_b", "-a", "a-", "a b", "a/b", "..", ".", "a.", "ä"] {
+            assert!(PodName::parse(bad).is_err(), "{bad}");
+        }
+        assert!(PodUid::parse(&"x".repeat(128)).is_ok());
+        assert!(PodUid::parse(&"x".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn signer_names_have_a_domain_and_a_path() {
+        let name = SignerName::parse("podmint.dev/work.load").unwrap();
+        assert_eq!((name.domain(), name.path()), ("podmint.dev", "work.load"));
+        for bad in ["podmint/x", "podmint.dev", "podmint.dev/", "/x", "a.b/c/d", "a.b/C", "A.b/c"] {
+            assert!(SignerName::parse(bad).is_err(), "{bad}");
+        }
+        assert!(SignerName::parse(&format!("{}.b/c", "a".repeat(64))).is_err());
+    }
+
+    #[test]
+    fn a_long_text_is_cut_in_a_message() {
+        let message = PodName::parse(&"Ä".repeat(10_000)).unwrap_err().to_string();
+        assert!(message.len() < 400, "{message}");
+    }
+
+    #[test]
+    fn what_was_meant_is_found() {
+        let known = ["trustDomain", "signerName"];
+        assert_eq!(nearest("trustdomain", known), Some("trustDomain"));
+        assert_eq!(nearest("truste_domain", known), Some("trustDomain"));
+        assert_eq!(nearest("singerName", known), Some("signerName"));
+        assert_eq!(nearest("allow", known), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_accepted_name_survives_a_round_trip(text in "[a-z0-9.-]{1,70}") {
+            if let Ok(name) = PodName::parse(&text) {
+                prop_assert_eq!(PodName::parse(name.as_str()), Ok(name.clone()));
+                prop_assert_eq!(name.to_string(), text.clone());
+            }
+            if let Ok(domain) = TrustDomain::parse(&text) {
+                prop_assert_eq!(domain.as_str(), text.as_str());
+            }
+        }
+
+        #[test]
+        fn a_serial_number_is_positive_and_of_one_length(bytes in any::<[u8; 16]>()) {
+            let serial = SerialNumber::from_random(bytes);
+            prop_assert!((0x40..0x80).contains(&serial.as_bytes()[0]));
+            prop_assert_eq!(serial.to_string().len(), 32);
+        }
+
+        #[test]
+        fn distance_is_the_plain_recursive_definition(left in "[ab]{0,6}", right in "[ab]{0,6}") {
+            fn plain(left: &[u8], right: &[u8]) -> usize {
+                match (left.split_first(), right.split_first()) {
+                    (None, _) => right.len(),
+                    (_, None) => left.len(),
+                    (Some((a, lefts)), Some((b, rights))) => (plain(lefts, rights) + usize::from(a != b))
+                        .min(plain(lefts, right) + 1).min(plain(left, rights) + 1),
+                }
+            }
+            prop_assert_eq!(distance(&left, &right), plain(left.as_bytes(), right.as_bytes()));
+        }
+    }
+}

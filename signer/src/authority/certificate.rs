@@ -16,6 +16,8 @@ use crate::names::Sha256;
 pub(super) struct CaCertificate {
     pub(super) der: Vec<u8>,
     pub(super) spki: Vec<u8>,
+    pub(super) subject: Vec<u8>,
+    pub(super) subject_key: Vec<u8>,
     pub(super) not_before: OffsetDateTime,
     pub(super) not_after: OffsetDateTime,
     pub(super) fingerprint: Sha256,
@@ -43,6 +45,8 @@ impl CaCertificate {
         Ok(Self {
             der: der.to_vec(),
             spki: certificate.public_key().raw.to_vec(),
+            subject: certificate.subject().as_raw().to_vec(),
+            subject_key: subject_key(&certificate).ok_or(LoadError::NoKeyIdentifier(field))?.to_vec(),
             not_before: certificate.validity().not_before.to_datetime(),
             not_after: certificate.validity().not_after.to_datetime(),
             fingerprint: Sha256::of(der),

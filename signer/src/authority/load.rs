@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::ByteString;
-use rcgen::PublicKeyData;
+use rcgen::{PublicKeyData, SigningKey};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
@@ -59,6 +59,9 @@ pub enum LoadError {
     /// It may not sign for what our leaves are for.
     #[error("the extended key usage of the certificate in {0} lacks client or server authentication")]
     Usage(&'static str),
+    /// Its certificates could not name it.
+    #[error("the certificate in {0} has no subject key identifier")]
+    NoKeyIdentifier(&'static str),
     /// The issuing CA is not below the root.
     #[error("the certificate in tls.crt is not signed by the root in ca.crt")]
     NotBelowRoot,
@@ -81,10 +84,10 @@ pub struct Root {
 
 /// An issuing CA, with its key and the root above it.
 pub struct Generation {
-    pub(super) number: u64,
-    pub(super) issuer: rcgen::Issuer<'static, CaKey>,
-    pub(super) certificate: CaCertificate,
-    pub(super) root: CaCertificate,
+    number: u64,
+    key: CaKey,
+    certificate: CaCertificate,
+    root: CaCertificate,
     chain_pem: String,
 }
 
@@ -172,19 +175,16 @@ impl Generation {
         if !certificate.is_signed_by(CERTIFICATE, &root)? {
             return Err(LoadError::NotBelowRoot);
         }
-        let der = certificate.der.as_slice().into();
-        let issuer =
-            rcgen::Issuer::from_ca_cert_der(&der, key).map_err(|_unreadable| LoadError::Unreadable(CERTIFICATE))?;
         let chain_pem = certificate.to_pem();
-        Ok(Self { number, issuer, certificate, root, chain_pem })
+        Ok(Self { number, key, certificate, root, chain_pem })
     }
 
     /// What to put into the signing Secret.
     pub fn data(&self) -> Result<SecretData, serde_json::Error> {
-        let Self { number, issuer, certificate, root, chain_pem: _ } = self;
+        let Self { number, key, certificate, root, chain_pem: _ } = self;
         let state = State { schema: SCHEMA, generation: *number, root: root.fingerprint.to_string() };
         Ok(data([
-            (KEY, issuer.key().to_pem().as_bytes()),
+            (KEY, key.to_pem().as_bytes()),
             (CERTIFICATE, certificate.to_pem().as_bytes()),
             (ROOT, root.to_pem().as_bytes()),
             (STATE, &serde_json::to_vec(&state)?),
@@ -241,8 +241,19 @@ impl Generation {
         &self.certificate.der
     }
 
-    pub(crate) fn signer(&self) -> &rcgen::Issuer<'static, impl rcgen::SigningKey> {
-        &self.issuer
+    /// The name that leaves give their issuer, in DER.
+    pub(crate) fn subject(&self) -> &[u8] {
+        &self.certificate.subject
+    }
+
+    /// The key identifier that leaves give their issuer.
+    pub(crate) fn key_identifier(&self) -> &[u8] {
+        &self.certificate.subject_key
+    }
+
+    /// ECDSA with SHA-256.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.key.sign(message)
     }
 }
 
@@ -255,7 +266,7 @@ impl fmt::Debug for Root {
 
 impl fmt::Debug for Generation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, issuer: _, certificate, root, chain_pem: _ } = self;
+        let Self { number, key: _, certificate, root, chain_pem: _ } = self;
         write!(out, "Generation({number}: {} under {})", certificate.fingerprint, root.fingerprint)
     }
 }

@@ -10,6 +10,9 @@ mod key;
 pub mod load;
 pub mod make;
 pub mod state;
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
+mod tests;
 pub mod trace;
 
 pub use self::{

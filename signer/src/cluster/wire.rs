@@ -504,17 +504,37 @@ mod tests {
 
     /// JSON of any shape that uses the keys we look for.
     fn json_text() -> impl Strategy<Value = String> {
-        let keys = ["metadata", "spec", "status", "name", "uid", "signerName", "conditions", "type", "podUID", "x",
-            "maxExpirationSeconds", "unverifiedUserAnnotations", "creationTimestamp", "stubPKCS10Request"];
-        let leaf = prop_oneof![
-            Just(json!(null)), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from),
+        let keys = [
+            "metadata",
+            "spec",
+            "status",
+            "name",
+            "uid",
+            "signerName",
+            "conditions",
+            "type",
+            "podUID",
+            "x",
+            "maxExpirationSeconds",
+            "unverifiedUserAnnotations",
+            "creationTimestamp",
+            "stubPKCS10Request",
         ];
-        let tree = leaf.prop_recursive(4, 64, 8, move |inner| prop_oneof![
-            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::hash_map(prop::sample::select(keys.to_vec()).prop_map(str::to_owned), inner, 0..8)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
-        ]);
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        let tree = leaf.prop_recursive(4, 64, 8, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::hash_map(prop::sample::select(keys.to_vec()).prop_map(str::to_owned), inner, 0..8)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        });
         tree.prop_map(|value| value.to_string())
     }
 }

@@ -8,7 +8,7 @@ pub struct Pattern(Box<str>);
 
 impl Pattern {
     /// Takes a pattern that could match a DNS name; says why not, if it could not.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.*".contains(&byte);
         if text.is_empty() {
             return Err("it is empty and matches nothing; `*` matches everything");

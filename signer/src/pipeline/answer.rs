@@ -105,3 +105,39 @@ impl From<Hold> for Decision {
         Self::Answer(Answer::Hold(hold))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{
+        Fact, Freshness,
+        honest::{self, NOW, changed, honest, issuer, serial, signer},
+    };
+
+    fn decided(seen: Observed, signer: Option<&Arc<PodSigner>>, issuer: Option<&Issuer>) -> Decision {
+        decide(seen, Means { signer, issuer, now: NOW, serial: serial() })
+    }
+
+    #[test]
+    fn an_honest_request_is_answered_with_a_certificate() {
+        let Decision::Answer(answer) = decided(honest(), Some(&signer()), Some(&issuer())) else { panic!() };
+        assert_eq!((answer.kind(), answer.label()), ("issued", "issued"));
+    }
+
+    #[test]
+    fn binding_comes_before_policy_and_policy_before_the_ca() {
+        let suspended = changed(|signer| signer.suspend = true);
+        let gone = Observed { node: Fact::Absent(Freshness::Cached), ..honest() };
+        assert!(matches!(decided(gone, Some(&suspended), None), Decision::LookAgain(again) if again.node));
+        let label = |decision: Decision| match decision {
+            Decision::Answer(answer) => (answer.kind(), answer.label()),
+            Decision::LookAgain(_) => ("again", ""),
+        };
+        assert_eq!(label(decided(honest(), Some(&suspended), None)), ("held", "suspended"));
+        assert_eq!(label(decided(honest(), None, Some(&issuer()))), ("held", "no_such_signer"));
+        assert_eq!(label(decided(honest(), Some(&signer()), None)), ("held", "authority_unusable"));
+        let late = honest::issuer();
+        let means = Means { signer: Some(&signer()), issuer: Some(&late), now: late.usable_until(), serial: serial() };
+        assert_eq!(label(decide(honest(), means)), ("held", "authority_ends_first"));
+    }
+}

@@ -94,3 +94,80 @@ impl fmt::Debug for Approved {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Pattern,
+        names::SignerName,
+        pipeline::{
+            Observed,
+            honest::{TestKey, changed, claim_with, honest, honest_of, signer, verified},
+            key::KeyType,
+        },
+    };
+
+    fn held(signer: &Arc<PodSigner>) -> Hold {
+        Approved::admit(verified(), signer).unwrap_err()
+    }
+
+    #[test]
+    fn a_rule_that_matches_admits_and_is_named() {
+        let approved = Approved::admit(verified(), &signer()).unwrap();
+        assert_eq!(approved.rule(), "shops");
+        assert_eq!(approved.granted_seconds(), 43_200);
+    }
+
+    #[test]
+    fn nobody_is_admitted_by_an_empty_list() {
+        let signer = changed(|signer| signer.allow = Box::default());
+        let hold = held(&signer);
+        assert!(matches!(hold, Hold::NotAdmitted { any_rule: false, .. }));
+        assert!(hold.to_string().contains("its list is empty"));
+    }
+
+    #[test]
+    fn both_namespace_and_service_account_must_match_in_one_rule() {
+        let pattern = |text: &str| [Pattern::parse(text).unwrap()].into();
+        let other = changed(|signer| signer.allow[0].namespaces = pattern("team-*"));
+        assert!(matches!(held(&other), Hold::NotAdmitted { any_rule: true, .. }));
+        let other = changed(|signer| signer.allow[0].service_accounts = pattern("billing"));
+        let message = held(&other).to_string();
+        assert!(message.contains("namespaces: [\"shop\"] and serviceAccounts: [\"cart\"]"), "{message}");
+        let halves = changed(|signer| {
+            let mut rules = vec![signer.allow[0].clone(), signer.allow[0].clone()];
+            rules[0].namespaces = pattern("else");
+            rules[1].service_accounts = pattern("else");
+            signer.allow = rules.into();
+        });
+        assert!(matches!(held(&halves), Hold::NotAdmitted { .. }));
+    }
+
+    #[test]
+    fn a_suspended_signer_and_another_signer_hold() {
+        assert!(matches!(held(&changed(|signer| signer.suspend = true)), Hold::Suspended { .. }));
+        let other = changed(|signer| signer.signer_name = SignerName::parse("podmint.dev/other").unwrap());
+        assert!(matches!(held(&other), Hold::NoSuchSigner(_)));
+    }
+
+    #[test]
+    fn a_key_type_that_is_not_served_is_held_and_the_others_named() {
+        let signer = changed(|signer| signer.key_types = [KeyType::Ed25519, KeyType::EcdsaP384].into());
+        let hold = held(&signer);
+        assert!(matches!(&hold, Hold::KeyTypeNotServed { asked: KeyType::EcdsaP256, .. }));
+        assert!(hold.to_string().contains("ED25519 or ECDSAP384"), "{hold}");
+        let served: Observed = honest_of(claim_with(&TestKey::new(KeyType::Ed25519)));
+        assert!(Approved::admit(Verified::check(served).unwrap(), &signer).is_ok());
+    }
+
+    #[test]
+    fn the_life_granted_is_the_shorter_of_asked_and_allowed() {
+        let granted = |max_seconds: u32| {
+            let signer = changed(|signer| signer.lifetime.max_seconds = max_seconds);
+            Approved::admit(Verified::check(honest()).unwrap(), &signer).unwrap().granted_seconds()
+        };
+        assert_eq!(granted(86_400), 43_200);
+        assert_eq!(granted(7_200), 7_200);
+    }
+}

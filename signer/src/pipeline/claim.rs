@@ -418,7 +418,10 @@ mod tests {
     #[test]
     fn the_older_pair_is_proved_over_the_pod() {
         // With an Ed25519 key, whose signature of 1.35 and of a CSR are alike but for the message.
-        use aws_lc_rs::{encoding::AsDer, signature::{Ed25519KeyPair, KeyPair}};
+        use aws_lc_rs::{
+            encoding::AsDer,
+            signature::{Ed25519KeyPair, KeyPair},
+        };
         let pair = Ed25519KeyPair::generate().unwrap();
         let spki: aws_lc_rs::encoding::PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
         let old = |message: &[u8]| {
@@ -437,10 +440,14 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_odd_is_malformed_by_name() {
-        for field in ["signerName", "podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"] {
+        for field in
+            ["signerName", "podName", "podUID", "serviceAccountName", "serviceAccountUID", "nodeName", "nodeUID"]
+        {
             assert_eq!(denied(with(field, json!(null))), Denial::Malformed(Malformed::Missing(field)));
             assert_eq!(denied(with(field, json!(7))), Denial::Malformed(Malformed::Type(field)));
-            assert!(matches!(denied(with(field, json!(""))), Denial::Malformed(Malformed::Name(found, _)) if found == field));
+            assert!(
+                matches!(denied(with(field, json!(""))), Denial::Malformed(Malformed::Name(found, _)) if found == field)
+            );
         }
         for seconds in [3_599, 7_862_401, 0, -1, i64::MIN, i64::MAX] {
             let refused = denied(with("maxExpirationSeconds", seconds.into()));

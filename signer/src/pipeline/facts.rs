@@ -210,22 +210,29 @@ mod tests {
         assert!(pod.is_mirror);
         assert_eq!(pod.phase, Phase::Started, "a pod that is being deleted has not finished");
         let [first, second] = &*pod.projections else { panic!() };
-        assert_eq!((&*first.signer, first.key_type, first.max_expiration_seconds), ("podmint.dev/workload", Some(KeyType::Ed25519), 3_600));
+        assert_eq!(
+            (&*first.signer, first.key_type, first.max_expiration_seconds),
+            ("podmint.dev/workload", Some(KeyType::Ed25519), 3_600)
+        );
         assert_eq!(*first.annotations, [("a/b".into(), "1".into()), ("b/c".into(), "2".into())]);
         assert_eq!((second.key_type, second.max_expiration_seconds), (None, 86_400));
     }
 
     #[test]
     fn what_is_empty_or_absent_is_nothing() {
-        let pod = facts(json!({"metadata": {"uid": ""}, "spec": {"nodeName": "", "serviceAccountName": "", "containers": []}}));
+        let pod = facts(
+            json!({"metadata": {"uid": ""}, "spec": {"nodeName": "", "serviceAccountName": "", "containers": []}}),
+        );
         assert_eq!((pod.uid, pod.node, pod.service_account, pod.is_mirror), (None, None, None, false));
     }
 
     #[test]
     fn a_pod_waits_until_its_first_container_runs() {
         assert_eq!(phase_of(json!({"phase": "Pending"})), Phase::Waiting);
-        let init = |state: Value| json!({"phase": "Pending", "initContainerStatuses": [
-            {"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
+        let init = |state: Value| {
+            json!({"phase": "Pending", "initContainerStatuses": [
+            {"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]})
+        };
         assert_eq!(phase_of(init(json!({"waiting": {}}))), Phase::Waiting);
         assert_eq!(phase_of(init(json!({"running": {}}))), Phase::Started);
         assert_eq!(phase_of(init(json!({"terminated": {"exitCode": 0}}))), Phase::Started);

@@ -164,9 +164,8 @@ pub(crate) fn honest_of(claim: Claim) -> Observed {
         }]
         .into(),
     };
-    let service_account = ServiceAccountFacts {
-        uid: Some(ServiceAccountUid::parse("c0ffee00-1111-4222-8333-444455556666").unwrap()),
-    };
+    let service_account =
+        ServiceAccountFacts { uid: Some(ServiceAccountUid::parse("c0ffee00-1111-4222-8333-444455556666").unwrap()) };
     let node = NodeFacts { uid: Some(NodeUid::parse("0ddba11e-7777-4888-9999-aaaabbbbcccc").unwrap()) };
     Observed {
         claim: Arc::new(claim),

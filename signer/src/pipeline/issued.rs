@@ -3,10 +3,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
-};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 use x509_parser::{
@@ -18,6 +14,7 @@ use super::{
     approved::Approved,
     claim::Claim,
     key::PublicKey,
+    leaf::{self, IssuedBy, key_identifier},
     lint,
     profile::{Profile, Words},
     rules::{self, Broken, Proposed},
@@ -30,7 +27,10 @@ use crate::{
 /// Our own trouble: nothing leaves, the request stays pending and is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// rcgen or ring refused.
+    /// Some part is too long, or a time too far.
+    #[error("the certificate cannot be encoded")]
+    Unencodable,
+    /// ring refused.
     #[error("could not sign the certificate")]
     Sign(#[source] rcgen::Error),
     /// What was signed cannot be read.
@@ -54,6 +54,7 @@ impl Fault {
     /// For metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::Unencodable => "unencodable",
             Self::Sign(_) => "sign",
             Self::Unreadable => "unreadable",
             Self::Differs(_) => "differs",
@@ -158,54 +159,11 @@ impl fmt::Debug for Issued {
 }
 
 fn signed(words: &Words, key: &PublicKey, issuer: &Issuer) -> Result<CertificateDer<'static>, Fault> {
-    let params = params(words, key).map_err(Fault::Sign)?;
-    let leaf = params.signed_by(&LeafKey(key), issuer.generation().signer()).map_err(Fault::Sign)?;
-    Ok(leaf.into())
-}
-
-/// Every field is set here: rcgen's defaults are a made-up name, the years 1975 to 4096, and a serial number that repeats.
-fn params(words: &Words, key: &PublicKey) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.not_before = words.not_before;
-    params.not_after = words.not_after;
-    params.serial_number = Some(rcgen::SerialNumber::from_slice(words.serial.as_bytes()));
-    params.subject_alt_names = vec![SanType::URI(words.uri.as_str().try_into()?)];
-    params.distinguished_name = DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    params.name_constraints = None;
-    params.crl_distribution_points = Vec::new();
-    params.custom_extensions = Vec::new();
-    params.use_authority_key_identifier_extension = true;
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(key).to_vec());
-    Ok(params)
-}
-
-/// The subject's key, whose SubjectPublicKeyInfo goes into the certificate as it came. rcgen knows neither P-521 nor RSA when it
-/// is built with ring.
-struct LeafKey<'k>(&'k PublicKey);
-
-impl PublicKeyData for LeafKey<'_> {
-    fn subject_public_key_info(&self) -> Vec<u8> {
-        self.0.spki().to_vec()
-    }
-
-    fn der_bytes(&self) -> &[u8] {
-        self.0.spki()
-    }
-
-    /// Asked for only where the key is written as SubjectPublicKeyInfo, which is done above.
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ECDSA_P256_SHA256
-    }
-}
-
-/// 160 bits of the SHA-256 of the key, as RFC 7093 has it.
-fn key_identifier(key: &PublicKey) -> [u8; 20] {
-    let mut identifier = [0; 20];
-    identifier.iter_mut().zip(key.hash().as_bytes()).for_each(|(to, from)| *to = *from);
-    identifier
+    let generation = issuer.generation();
+    let by = IssuedBy { subject: generation.subject(), key_identifier: generation.key_identifier() };
+    let to_be_signed = leaf::to_be_signed(words, key, by).ok_or(Fault::Unencodable)?;
+    let signature = generation.sign(&to_be_signed).map_err(Fault::Sign)?;
+    leaf::certificate(&to_be_signed, &signature).map(CertificateDer::from).ok_or(Fault::Unencodable)
 }
 
 /// What was signed against what was decided.
@@ -256,3 +214,109 @@ const EMPTY_NAME: &[u8] = &[0x30, 0x00];
 
 /// The API server allows five minutes less the backdating; this leaves two more for clocks that differ.
 const PUBLISH_WITHIN: time::Duration = time::Duration::minutes(2);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{
+        authority::{Origin, trace},
+        names::SerialNumber,
+        pipeline::{
+            Approved, KeyType, Verified,
+            honest::{KEY, NOW, RSA_KEY, TestKey, claim_with, honest_of, issued, issuer, profile, serial, signer},
+        },
+    };
+
+    fn issue(key: &TestKey, issuer: &Issuer) -> Result<Issued, Fault> {
+        let verified = Verified::check(honest_of(claim_with(key))).unwrap();
+        let approved = Approved::admit(verified, &signer()).unwrap();
+        Issued::sign(Profile::decide(approved, issuer.usable_until(), NOW, serial()).unwrap(), issuer)
+    }
+
+    fn leaf_of(issued: &Issued) -> Vec<u8> {
+        pem::parse_many(issued.chain_pem()).unwrap()[0].contents().to_vec()
+    }
+
+    #[test]
+    fn keys_of_all_six_kinds_are_certified() {
+        let issuer = issuer();
+        for kind in KeyType::ALL {
+            let issued = issue(&TestKey::new(kind), &issuer).unwrap();
+            assert_eq!(issued.claim().key_type(), kind);
+            assert_eq!(Sha256::of(&leaf_of(&issued)), issued.fingerprint());
+        }
+    }
+
+    #[test]
+    fn the_chain_is_leaf_and_issuing_ca_without_the_root() {
+        let issuer = issuer();
+        let issued = Issued::sign(profile(&issuer), &issuer).unwrap();
+        let blocks = pem::parse_many(issued.chain_pem()).unwrap();
+        assert_eq!(blocks.len(), 2);
+        assert_eq!(blocks[1].contents(), issuer.generation().certificate_der());
+        let roots = issuer.generation().trust_bundle();
+        assert_eq!(trace(issued.chain_pem(), &roots), Origin::Ours { leaf: issued.fingerprint() });
+        let others = super::super::honest::generation().trust_bundle();
+        assert_eq!(trace(issued.chain_pem(), &others), Origin::Foreign { leaf: issued.fingerprint() });
+        assert_eq!(trace("nothing", &roots), Origin::Unreadable);
+    }
+
+    #[test]
+    fn each_word_that_differs_is_noticed() {
+        let issued = issued();
+        let der = leaf_of(&issued);
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        let (words, key) = (issued.words().clone(), issued.claim().key.clone());
+        compare(&words, &key, &leaf).unwrap();
+        let differs = |change: fn(&mut Words)| {
+            let mut changed = words.clone();
+            change(&mut changed);
+            compare(&changed, &key, &leaf).unwrap_err().to_string()
+        };
+        assert!(differs(|words| words.uri.push('x')).ends_with("names"));
+        assert!(differs(|words| words.serial = SerialNumber::from_random([1; 16])).ends_with("serial number"));
+        assert!(differs(|words| words.not_before += time::Duration::SECOND).ends_with("notBefore"));
+        assert!(differs(|words| words.not_after -= time::Duration::SECOND).ends_with("notAfter"));
+        let other = claim_with(&RSA_KEY).key;
+        assert!(matches!(compare(&words, &other, &leaf), Err(Fault::Differs("public key"))));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_signature_is_noticed() {
+        let issuer = issuer();
+        let issued = Issued::sign(profile(&issuer), &issuer).unwrap();
+        let mut der = leaf_of(&issued);
+        verify(&der.clone().into(), &issuer, NOW).unwrap();
+        *der.last_mut().unwrap() ^= 1;
+        assert!(matches!(verify(&der.into(), &issuer, NOW), Err(Fault::Chain(_))));
+    }
+
+    #[test]
+    fn a_leaf_of_another_ca_is_noticed() {
+        let issued = issued();
+        let other = issuer();
+        assert!(matches!(verify(&leaf_of(&issued).into(), &other, NOW), Err(Fault::Chain(_))));
+    }
+
+    #[test]
+    fn a_certificate_goes_stale_after_two_minutes() {
+        let issued = issued();
+        assert!(!issued.is_stale(NOW + time::Duration::minutes(2)));
+        assert!(issued.is_stale(NOW + time::Duration::minutes(2) + time::Duration::SECOND));
+        assert!(issued.is_short_lived());
+    }
+
+    #[test]
+    fn what_one_costs() {
+        let issuer = issuer();
+        let profiles: Vec<Profile> = (0..200).map(|_| profile(&issuer)).collect();
+        let begin = Instant::now();
+        profiles.into_iter().for_each(|profile| drop(Issued::sign(profile, &issuer).unwrap()));
+        println!("sign, read back, lint, verify: {:?} each", begin.elapsed() / 200);
+        let begin = Instant::now();
+        (0..200).for_each(|_| drop(claim_with(&KEY)));
+        println!("make a request, sign and claim it: {:?} each", begin.elapsed() / 200);
+    }
+}

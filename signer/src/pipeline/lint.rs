@@ -115,3 +115,96 @@ fn is_spiffe_id(uri: &str) -> bool {
 }
 
 const DIGITAL_SIGNATURE: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
+        KeyUsagePurpose, SanType, SerialNumber,
+    };
+    use x509_parser::prelude::FromDer;
+
+    use super::*;
+    use crate::pipeline::honest::NOW;
+
+    /// A good leaf, changed, and which lint it fails.
+    fn failed(change: impl FnOnce(&mut CertificateParams)) -> Option<&'static str> {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = rcgen::Issuer::new(ca, KeyPair::generate().unwrap());
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.serial_number = Some(SerialNumber::from_slice(&[0x5a; 16]));
+        params.not_before = NOW;
+        params.not_after = NOW + time::Duration::hours(1);
+        params.subject_alt_names = vec![SanType::URI("spiffe://prod.example.org/ns/a/sa/b".try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.key_identifier_method = KeyIdMethod::Sha256;
+        change(&mut params);
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let (_, leaf) = X509Certificate::from_der(leaf.der()).unwrap();
+        all(&leaf).err()
+    }
+
+    fn uri(uri: &str) -> Vec<SanType> {
+        vec![SanType::URI(uri.try_into().unwrap())]
+    }
+
+    #[test]
+    fn a_good_leaf_passes_and_each_fault_is_told_by_name() {
+        assert_eq!(failed(|_| ()), None);
+        assert_eq!(
+            failed(|leaf| leaf.serial_number = Some(SerialNumber::from_slice(&[1; 8]))),
+            Some("serial_has_16_bytes")
+        );
+        assert_eq!(
+            failed(|leaf| leaf.distinguished_name.push(DnType::CommonName, "system:masters")),
+            Some("subject_is_empty")
+        );
+        assert_eq!(failed(|leaf| leaf.not_after = leaf.not_before), Some("life_is_positive"));
+        assert_eq!(failed(|leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Some("is_no_ca"));
+        assert_eq!(failed(|leaf| leaf.is_ca = IsCa::NoCa), Some("extensions_are_the_six"));
+        assert_eq!(failed(|leaf| leaf.use_authority_key_identifier_extension = false), Some("extensions_are_the_six"));
+        assert_eq!(
+            failed(|leaf| leaf.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+            Some("usage_is_digital_signature_only")
+        );
+        assert_eq!(failed(|leaf| leaf.key_usages.clear()), Some("extensions_are_the_six"));
+        assert_eq!(
+            failed(|leaf| leaf.extended_key_usages.push(ExtendedKeyUsagePurpose::Any)),
+            Some("usage_is_client_and_server")
+        );
+        assert_eq!(failed(|leaf| drop(leaf.extended_key_usages.pop())), Some("usage_is_client_and_server"));
+        let two = [uri("spiffe://a.b/c"), uri("spiffe://a.b/d")].concat();
+        assert_eq!(failed(|leaf| leaf.subject_alt_names = two), Some("one_name_a_spiffe_id"));
+        let dns = vec![SanType::DnsName("a.b".try_into().unwrap())];
+        assert_eq!(failed(|leaf| leaf.subject_alt_names = dns), Some("one_name_a_spiffe_id"));
+        let short = KeyIdMethod::PreSpecified(vec![1, 2, 3]);
+        assert_eq!(failed(|leaf| leaf.key_identifier_method = short), Some("subject_key_is_named"));
+    }
+
+    #[test]
+    fn only_a_spiffe_id_is_one() {
+        assert!(is_spiffe_id("spiffe://prod.example.org/ns/a/sa/b"));
+        for bad in [
+            "https://a.b/c",
+            "spiffe://a.b",
+            "spiffe://a.b/",
+            "spiffe:///c",
+            "spiffe://A.b/c",
+            "spiffe://a.b/c/",
+            "spiffe://a.b//c",
+            "spiffe://a.b/../c",
+            "spiffe://a.b/./c",
+            "spiffe://a.b/c%2f",
+            "spiffe://a.b/c?d",
+            "spiffe://a.b:1/c",
+            "spiffe://u@a.b/c",
+        ] {
+            assert!(!is_spiffe_id(bad), "{bad}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ pub mod claim;
 pub mod facts;
 pub mod issued;
 pub mod key;
+mod leaf;
 mod lint;
 pub mod observed;
 pub mod profile;

@@ -145,3 +145,84 @@ fn refresh(
     let (first, last) = (not_before.checked_add(REFRESH_MARGIN)?, not_after.checked_sub(REFRESH_MARGIN)?);
     Some(at.clamp(first, last))
 }
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::pipeline::honest::{NOW, approved, serial};
+
+    const FAR: OffsetDateTime = datetime!(2026-12-20 00:00:00 UTC);
+
+    const WINDOW: Lifetime = Lifetime { max_seconds: 86_400, refresh_from_permille: 400, refresh_to_permille: 600 };
+
+    fn words(usable_until: OffsetDateTime) -> Result<Words, Hold> {
+        Profile::decide(approved(), usable_until, NOW, serial()).map(|profile| profile.words().clone())
+    }
+
+    #[test]
+    fn every_word_is_decided() {
+        let words = words(FAR).unwrap();
+        assert_eq!(words.uri, "spiffe://prod.example.org/ns/shop/sa/cart");
+        assert_eq!(words.serial, serial());
+        assert_eq!(words.not_before, datetime!(2026-11-23 18:59:00 UTC));
+        assert_eq!(words.not_after, datetime!(2026-11-24 06:59:00 UTC), "the life counts from notBefore");
+        let share: Duration = words.begin_refresh_at - words.not_before;
+        assert!((17_280..=25_920).contains(&share.whole_seconds()), "40 to 60 % of 12 h");
+    }
+
+    #[test]
+    fn a_ca_that_ends_first_cuts_the_life_and_then_holds() {
+        let usable_until = datetime!(2026-11-23 21:00:00 UTC);
+        let words = words(usable_until).unwrap();
+        assert_eq!(words.not_after, datetime!(2026-11-23 22:01:00 UTC), "the end of the CA");
+        let at = |usable_until| super::tests::words(usable_until);
+        assert!(at(datetime!(2026-11-23 19:00:01 UTC)).is_ok());
+        let hold = at(datetime!(2026-11-23 19:00:00 UTC)).unwrap_err();
+        assert!(matches!(hold, Hold::AuthorityEndsFirst { .. }));
+    }
+
+    #[test]
+    fn the_same_pod_renews_at_the_same_place_and_others_elsewhere() {
+        let (from, to) = (NOW, NOW + Duration::hours(24));
+        let at = |pod: &str| refresh(&PodUid::parse(pod).unwrap(), WINDOW, from, to).unwrap();
+        assert_eq!(at("a"), at("a"));
+        let spread: std::collections::BTreeSet<_> = (0..100).map(|pod| at(&format!("pod-{pod}"))).collect();
+        assert!(spread.len() > 90, "{}", spread.len());
+        let (first, last) = (*spread.first().unwrap() - from, *spread.last().unwrap() - from);
+        assert!(first < Duration::minutes(24 * 60 * 42 / 100) && last > Duration::minutes(24 * 60 * 58 / 100));
+    }
+
+    proptest! {
+        #[test]
+        fn no_life_is_longer_than_granted_or_than_the_ca_or_shorter_than_allowed(
+            granted in 3_600..7_862_400_u32,
+            left in -10_000..3_000_000_i64,
+            nanos in 0..1_000_000_000_i64,
+            from in 170..=830_u32,
+            width in 0..660_u32,
+            pod in "[a-z0-9]{1,36}",
+        ) {
+            let now = NOW + Duration::nanoseconds(nanos);
+            let usable_until = now + Duration::seconds(left);
+            match times(granted, usable_until, now) {
+                None => prop_assert!(left <= 0),
+                Some((not_before, not_after)) => {
+                    let life = not_after - not_before;
+                    prop_assert!(life <= Duration::seconds(granted.into()) && life >= SHORTEST);
+                    prop_assert!(not_after <= usable_until + SHORTEST + BACKDATE);
+                    prop_assert!(not_before.nanosecond() == 0 && not_after.nanosecond() == 0);
+                    prop_assert!(now - not_before >= BACKDATE && now - not_before < BACKDATE + Duration::SECOND);
+                    let to = (from + width).min(830);
+                    let window = Lifetime { max_seconds: 0, refresh_from_permille: from, refresh_to_permille: to };
+                    let at = refresh(&PodUid::parse(&pod).unwrap(), window, not_before, not_after).unwrap();
+                    prop_assert!(at >= not_before + REFRESH_MARGIN && at <= not_after - REFRESH_MARGIN);
+                    prop_assert_eq!(at.nanosecond(), 0);
+                }
+            }
+        }
+    }
+}

@@ -397,3 +397,33 @@ pub(crate) fn kinds(kinds: &[KeyType]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_to_change() {
+        let hold = Hold::UnknownAnnotation { key: "podmint.dev/dsn".to_owned(), nearest: Some("podmint.dev/dns") };
+        assert_eq!(
+            hold.to_string(),
+            "Podmint does not know the annotation \"podmint.dev/dsn\"; did you mean \"podmint.dev/dns\"?"
+        );
+        assert!(Hold::GuardMissing.to_string().contains("deploy/admission-guard.yaml"));
+        assert!(Hold::KeyNotVisible.to_string().contains("--runtime-config=certificates.k8s.io/v1beta1=true"));
+    }
+
+    #[test]
+    fn text_from_outside_is_cut_and_escaped() {
+        let denial = Denial::UnknownAnnotation { key: "\u{1b}[31m\n".to_owned() + &"x".repeat(5_000), nearest: None };
+        let message = denial.to_string();
+        assert!(message.len() < 300 && !message.contains(['\u{1b}', '\n']), "{message:?}");
+    }
+
+    #[test]
+    fn lists_read_as_a_person_writes_them() {
+        assert_eq!(kinds(&[]), "nothing");
+        assert_eq!(kinds(&[KeyType::Ed25519]), "ED25519");
+        assert_eq!(kinds(&[KeyType::Rsa3072, KeyType::Rsa4096, KeyType::Ed25519]), "RSA3072, RSA4096 or ED25519");
+    }
+}

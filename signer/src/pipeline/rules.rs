@@ -151,3 +151,130 @@ fn strict(leaf: &X509Certificate<'_>) -> Result<(), Broken> {
 const MARGIN: Duration = Duration::minutes(10);
 
 const FIVE_MINUTES_IN_NANOS: u128 = 300_000_000_000;
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, KeyPair, SanType};
+
+    use super::*;
+    use crate::pipeline::{
+        Issued,
+        honest::{NOW, RSA_KEY, claim_with, issued as certificate},
+    };
+
+    fn proposed(issued: &Issued) -> Proposed<'_> {
+        let words = issued.words();
+        Proposed {
+            certificate_chain: issued.chain_pem(),
+            not_before: words.not_before,
+            begin_refresh_at: words.begin_refresh_at,
+            not_after: words.not_after,
+            key: &issued.claim().key,
+            max_expiration_seconds: issued.claim().max_expiration_seconds,
+        }
+    }
+
+    #[test]
+    fn each_rule_refuses_what_it_is_there_for() {
+        let certificate = certificate();
+        let broken = |change: &dyn Fn(&mut Proposed<'_>)| {
+            let mut proposed = proposed(&certificate);
+            change(&mut proposed);
+            issued(&proposed, NOW).err().map(|broken| broken.rule)
+        };
+        assert_eq!(broken(&|_| ()), None);
+        assert_eq!(broken(&|status| status.certificate_chain = ""), Some("S8"));
+        assert_eq!(broken(&|status| status.not_before -= Duration::SECOND), Some("S14"));
+        assert_eq!(broken(&|status| status.not_after += Duration::SECOND), Some("S14"));
+        assert_eq!(broken(&|status| status.begin_refresh_at += Duration::NANOSECOND), Some("S14"));
+        assert_eq!(broken(&|status| status.max_expiration_seconds = 43_199), Some("S16"));
+        let (first, last) = (certificate.words().not_before + MARGIN, certificate.words().not_after - MARGIN);
+        assert_eq!(broken(&|status| status.begin_refresh_at = first), None);
+        assert_eq!(broken(&|status| status.begin_refresh_at = first - Duration::SECOND), Some("S17"));
+        assert_eq!(broken(&|status| status.begin_refresh_at = last), None);
+        assert_eq!(broken(&|status| status.begin_refresh_at = last + Duration::SECOND), Some("S17"));
+        let other = claim_with(&RSA_KEY).key;
+        let mut with_other_key = proposed(&certificate);
+        with_other_key.key = &other;
+        assert_eq!(issued(&with_other_key, NOW).unwrap_err().rule, "S12");
+    }
+
+    #[test]
+    fn five_minutes_from_now_is_too_far_either_way() {
+        let certificate = certificate();
+        let at = |now| issued(&proposed(&certificate), now).err().map(|broken| broken.rule);
+        let not_before = certificate.words().not_before;
+        let five = Duration::minutes(5);
+        assert_eq!(at(not_before + five - Duration::NANOSECOND), None);
+        assert_eq!(at(not_before + five), Some("S15"));
+        assert_eq!(at(not_before - five + Duration::NANOSECOND), None);
+        assert_eq!(at(not_before - five), Some("S15"));
+    }
+
+    #[test]
+    fn a_block_that_is_no_certificate_is_refused() {
+        let certificate = certificate();
+        let with = |block: &str| {
+            let chain = certificate.chain_pem().to_owned() + block;
+            issued(&Proposed { certificate_chain: &chain, ..proposed(&certificate) }, NOW)
+                .err()
+                .map(|broken| broken.rule)
+        };
+        assert_eq!(with(""), None);
+        assert_eq!(with("-----BEGIN X-----\nAAAA\n-----END X-----\n"), Some("S18"));
+        assert_eq!(with("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Some("S18"));
+        assert_eq!(with(&"x".repeat(102_400)), Some("S8"));
+    }
+
+    #[test]
+    fn names_and_extensions_that_go_refuses_are_refused() {
+        let checked = |change: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::default();
+            change(&mut params);
+            let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            let leaf = parse(&der).unwrap();
+            names(&leaf).and_then(|()| strict(&leaf)).err().map(|broken| broken.rule)
+        };
+        let dns = |name: &str| vec![SanType::DnsName(name.try_into().unwrap())];
+        let uri = |name: &str| vec![SanType::URI(name.try_into().unwrap())];
+        assert_eq!(checked(&|leaf| leaf.subject_alt_names = dns("a.b")), None);
+        for bad in ["", ".a", "a.", "a..b"] {
+            assert_eq!(checked(&|leaf| leaf.subject_alt_names = dns(bad)), Some("S9"), "{bad:?}");
+        }
+        assert_eq!(checked(&|leaf| leaf.subject_alt_names = uri("spiffe://a.b/c")), None);
+        for bad in ["a", "spiffe://a./c", "spiffe://a..b/c", "spiffe://a b/c", "spiffe://a.b/%zz", "://a/b"] {
+            assert_eq!(checked(&|leaf| leaf.subject_alt_names = uri(bad)), Some("S11"), "{bad:?}");
+        }
+        let email = vec![SanType::Rfc822Name("a@b".try_into().unwrap())];
+        assert_eq!(checked(&|leaf| leaf.subject_alt_names = email.clone()), Some("S10"));
+        let critical = |leaf: &mut CertificateParams| {
+            let mut key = CustomExtension::from_oid_content(&[2, 5, 29, 14], vec![4, 1, 7]);
+            key.set_criticality(true);
+            leaf.custom_extensions = vec![key];
+        };
+        assert_eq!(checked(&critical), Some("S11"));
+        let twice = |leaf: &mut CertificateParams| {
+            let odd = CustomExtension::from_oid_content(&[1, 2, 3], vec![5, 0]);
+            leaf.custom_extensions = vec![odd.clone(), odd];
+        };
+        assert_eq!(checked(&twice), Some("S11"));
+        assert_eq!(
+            checked(&|leaf| leaf.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x80]))),
+            None,
+            "rcgen pads"
+        );
+    }
+
+    #[test]
+    fn a_condition_has_a_reason_of_the_right_form_and_a_message_that_fits() {
+        for good in ["A", "Issued", "a:b,c_d", "A1_"] {
+            assert_eq!(condition(good, ""), Ok(()), "{good}");
+        }
+        for bad in ["", "1a", "a-b", "a b", "a:", "a,", "ä", &"a".repeat(1_025)] {
+            assert!(condition(bad, "").is_err(), "{bad}");
+        }
+        assert!(condition("A", &"x".repeat(32_768)).is_ok());
+        assert!(condition("A", &"x".repeat(32_769)).is_err());
+    }
+}

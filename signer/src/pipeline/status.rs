@@ -76,3 +76,66 @@ fn whole_seconds(at: OffsetDateTime) -> Result<String, Broken> {
     let whole = at.to_offset(time::UtcOffset::UTC).replace_nanosecond(0).map_err(|_range| odd)?;
     whole.format(&Rfc3339).map_err(|_format| odd)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{
+        Malformed, NotProjected, ProofFailed,
+        honest::{self, NOW, claim},
+        key::KeyType,
+    };
+
+    #[test]
+    fn an_issued_status_says_what_the_leaf_says() {
+        let certificate = honest::issued();
+        let body = issued(&certificate, Version::V1beta1, NOW).unwrap();
+        assert_eq!(body["apiVersion"], "certificates.k8s.io/v1beta1");
+        assert_eq!(body["kind"], "PodCertificateRequest");
+        assert_eq!(body["metadata"]["namespace"], "shop");
+        assert_eq!(body["metadata"]["name"], "req-x7k2p");
+        assert_eq!(body["metadata"]["uid"], "b1e6a0f2-9d53-4c1b-8a71-2f0c6e5d4a33");
+        assert_eq!(body["metadata"]["resourceVersion"], "4711");
+        let status = &body["status"];
+        assert_eq!(status["certificateChain"], certificate.chain_pem());
+        assert_eq!(status["notBefore"], "2026-11-23T18:59:00Z");
+        assert_eq!(status["notAfter"], "2026-11-24T06:59:00Z");
+        let refresh = status["beginRefreshAt"].as_str().unwrap();
+        assert_eq!(OffsetDateTime::parse(refresh, &Rfc3339).unwrap(), certificate.words().begin_refresh_at);
+        let condition = &status["conditions"][0];
+        assert_eq!((&condition["type"], &condition["status"]), (&json!("Issued"), &json!("True")));
+        assert_eq!(condition["lastTransitionTime"], "2026-11-23T19:00:00Z", "whole seconds");
+        assert_eq!(status["conditions"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn every_denial_makes_a_status_that_the_api_server_takes() {
+        let claim = claim();
+        let denials = [
+            Denial::Malformed(Malformed::Csr),
+            Denial::ProofFailed(ProofFailed::Csr),
+            Denial::UnsupportedKey,
+            Denial::WrongNode { asked: claim.node.clone(), bound: claim.node.clone() },
+            Denial::WrongServiceAccount { asked: claim.service_account.clone(), has: None },
+            Denial::MirrorPod,
+            Denial::NotProjected(NotProjected::KeyType { asked: KeyType::Rsa3072 }),
+            Denial::Finished,
+            Denial::UnknownAnnotation { key: "x/".to_owned() + &"ä".repeat(100_000), nearest: None },
+        ];
+        for denial in denials {
+            let body = denied(&claim.target, &denial, Version::V1, NOW).unwrap();
+            let status = body["status"].as_object().unwrap();
+            assert_eq!(status.len(), 1, "nothing but the condition");
+            assert_eq!(status["conditions"][0]["type"], "Denied");
+            assert_eq!(status["conditions"][0]["reason"], denial.reason());
+            assert!(!status["conditions"][0]["message"].as_str().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_between_letters() {
+        assert_eq!(cut("short"), "short");
+        assert_eq!(cut(&"ä".repeat(20_000)).len(), MESSAGE_LIMIT);
+        assert_eq!(cut(&("x".to_owned() + &"ä".repeat(20_000))).len(), MESSAGE_LIMIT - 1);
+    }
+}

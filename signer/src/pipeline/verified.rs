@@ -271,7 +271,9 @@ mod tests {
     #[test]
     fn a_pod_on_another_node_is_denied() {
         let seen = || with_pod(|pod| pod.node = Some(NodeName::parse("node-b").unwrap()));
-        assert!(matches!(denied(seen), Denial::WrongNode { asked, bound } if asked.as_str() == "node-a" && bound.as_str() == "node-b"));
+        assert!(
+            matches!(denied(seen), Denial::WrongNode { asked, bound } if asked.as_str() == "node-a" && bound.as_str() == "node-b")
+        );
     }
 
     #[test]
