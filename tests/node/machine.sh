@@ -36,13 +36,18 @@ cgroups_make() {
   done
 }
 
+# Puts the calling shell into the machine's cgroups, so that what it starts ends with the machine. Only in a subshell.
+join() {
+  local at
+  for at in $(hierarchies); do echo "$BASHPID" >"$at/$group/system/cgroup.procs"; done
+}
+
 # Starts process 1, in its cgroups, and waits until it has made its mounts and its network.
 machine_up() {
-  local at
   cgroups_make
   rm -f "$dir/booted"
   (
-    for at in $(hierarchies); do echo "$BASHPID" >"$at/$group/system/cgroup.procs"; done
+    join
     exec setsid unshare --fork --kill-child --pid --mount --net --ipc --uts \
       "$here/init" "$dir" "$group" </dev/null >>"$dir/log/init" 2>&1
   ) &
@@ -92,7 +97,8 @@ machine_down() {
     # A process namespace is gone a moment after its last process; until then its mounts may still be there.
     for _ in $(seq 50); do grep -qF "$dir" /proc/[0-9]*/mountinfo 2>/dev/null || break; sleep 0.1; done
     cp "$dir/host.before" "${dir%/*}/.${dir##*/}.before" 2>/dev/null || true
-    rm -rf --one-file-system "$dir" || true
+    # More than once: a command of a run that was killed may be writing its last file.
+    for _ in 1 2 3; do rm -rf --one-file-system "$dir" && break || sleep 0.3; done 2>/dev/null
   fi
   exec 8<&-
   left=$(leftovers)

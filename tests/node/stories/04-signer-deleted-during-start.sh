@@ -1,0 +1,23 @@
+# a signer deleted while a pod starts: the pod waits, then starts
+
+namespace story-wait
+signer_down
+pod late | apply story-wait
+until_true 30 "the kubelet made no request" grep -q . <(requests_of story-wait late '{.metadata.name}')
+until_true 20 "the pod does not say what it waits for" event_says story-wait late "not issued yet"
+stays 5 "a pod started without a certificate" phase_is story-wait late Pending
+has_no_files story-wait late || fail "files without a certificate"
+! is_answered story-wait late || fail "answered by nobody"
+signer_up
+running story-wait late 90
+has_identity story-wait late default
+
+# Both replicas at once, and a pod created in the same moment.
+kube -n podmint-system delete pods -l app.kubernetes.io/name=podmint --wait=false >/dev/null
+begun=$(now_ms)
+pod during | apply story-wait
+running story-wait during 90
+fact "pod created while both replicas are replaced, Running after $(($(now_ms) - begun)) ms"
+has_identity story-wait during default
+kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null
+gone story-wait
