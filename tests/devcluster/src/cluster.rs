@@ -27,7 +27,8 @@ impl DevCluster {
         let api = Arc::new(Api::new(options));
         let stop = CancellationToken::new();
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let address = serve(Arc::clone(&api), any_port, stop.clone()).await.context("the embedded API server did not start")?;
+        let address =
+            serve(Arc::clone(&api), any_port, stop.clone()).await.context("the embedded API server did not start")?;
         Ok(Self { api, address, serving: Mutex::new(stop) })
     }
 
@@ -93,7 +94,9 @@ impl DevCluster {
     /// If somebody else took the port.
     pub async fn come_back(&self) -> Result<()> {
         let stop = CancellationToken::new();
-        serve(Arc::clone(&self.api), self.address, stop.clone()).await.context("the embedded API server did not come back")?;
+        serve(Arc::clone(&self.api), self.address, stop.clone())
+            .await
+            .context("the embedded API server did not come back")?;
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         serving.cancel();
         *serving = stop;

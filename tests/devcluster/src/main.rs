@@ -42,7 +42,8 @@ async fn main() -> Result<()> {
     let mut agents = Vec::new();
     for node in &args.nodes {
         let client = cluster.try_client(&Identity::node(node))?;
-        let options = NodeOptions { kubelet: args.kubernetes.kubelet(), ..NodeOptions::new(node, args.volumes.join(node)) };
+        let options =
+            NodeOptions { kubelet: args.kubernetes.kubelet(), ..NodeOptions::new(node, args.volumes.join(node)) };
         agents.push(NodeAgent::start(client, options).await?);
     }
     write_private(&args.kubeconfig, &cluster.kubeconfig(&Identity::Admin))?;

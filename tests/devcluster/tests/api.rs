@@ -1,9 +1,7 @@
 //! The API as a client sees it: versions, watches, conflicts, selectors, deletion, trouble on demand.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::panic,
-    clippy::arithmetic_side_effects,
     clippy::wildcard_enum_match_arm,
     reason = "a test stops at the first surprise"
 )]
@@ -12,7 +10,9 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams,
+};
 use kube::{Client, Error, ResourceExt};
 use podmint_devcluster::{DevCluster, Failure, Identity, Options, Verb};
 use serde_json::{Value, json};
@@ -77,7 +77,8 @@ async fn a_stale_update_conflicts_and_an_equal_one_changes_nothing() {
         "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest \
          version and try again"
     );
-    let (code, reason, message) = status(maps.create(&PostParams::default(), &config("a", json!({}))).await.unwrap_err());
+    let (code, reason, message) =
+        status(maps.create(&PostParams::default(), &config("a", json!({}))).await.unwrap_err());
     assert_eq!((code, reason.as_str(), message.as_str()), (409, "AlreadyExists", "configmaps \"a\" already exists"));
 }
 
@@ -94,7 +95,10 @@ async fn another_uid_is_a_conflict() {
     let options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     assert_eq!(status(maps.delete("a", &options).await.unwrap_err()).0, 409);
     maps.delete("a", &DeleteParams::default()).await.unwrap();
-    assert_eq!(status(maps.get("a").await.unwrap_err()), (404, "NotFound".to_owned(), "configmaps \"a\" not found".to_owned()));
+    assert_eq!(
+        status(maps.get("a").await.unwrap_err()),
+        (404, "NotFound".to_owned(), "configmaps \"a\" not found".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -193,7 +197,8 @@ async fn watches_get_bookmarks_and_end_in_time() {
     let secrets: Api<Secret> = Api::namespaced(cluster.client(&Identity::Admin), "default");
     let start = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
     // Another kind moves the version on: a bookmark lets a quiet watch follow.
-    let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": "s" }, "stringData": { "k": "v" } })).unwrap();
+    let secret: Secret =
+        serde_json::from_value(json!({ "metadata": { "name": "s" }, "stringData": { "k": "v" } })).unwrap();
     let version = secrets.create(&PostParams::default(), &secret).await.unwrap().resource_version();
     let mut watch = maps.watch(&WatchParams::default().timeout(1), &start).await.unwrap().boxed();
     match watch.try_next().await.unwrap().unwrap() {
@@ -310,7 +315,10 @@ async fn status_and_the_rest_are_written_apart() {
     again.labels_mut().insert("x".to_owned(), "y".to_owned());
     again.status.as_mut().unwrap().phase = Some("Failed".to_owned());
     let by_main = pods.replace("web", &PostParams::default(), &again).await.unwrap();
-    assert_eq!((by_main.labels()["x"].as_str(), by_main.status.as_ref().unwrap().phase.as_deref()), ("y", Some("Running")));
+    assert_eq!(
+        (by_main.labels()["x"].as_str(), by_main.status.as_ref().unwrap().phase.as_deref()),
+        ("y", Some("Running"))
+    );
     let mut moved = pods.get("web").await.unwrap();
     moved.spec.as_mut().unwrap().node_name = Some("n2".to_owned());
     assert_eq!(status(pods.replace("web", &PostParams::default(), &moved).await.unwrap_err()).0, 422);
@@ -334,7 +342,8 @@ async fn who_calls_matters() {
     let anonymous = Client::try_from(kube::Config::new(cluster.url().parse().unwrap())).unwrap();
     assert_eq!(status(get(&anonymous, "/api/v1/pods").await.unwrap_err()).0, 401);
     assert!(get(&anonymous, "/version").await.is_ok());
-    let request = http::Request::get("/api/v1/pods").header("Impersonate-User", "system:node:n1").body(Vec::new()).unwrap();
+    let request =
+        http::Request::get("/api/v1/pods").header("Impersonate-User", "system:node:n1").body(Vec::new()).unwrap();
     assert_eq!(status(admin.request::<Value>(request).await.unwrap_err()).0, 403);
 }
 
@@ -343,7 +352,10 @@ async fn a_namespace_brings_its_account_and_takes_everything_along() {
     let (_cluster, client) = cluster().await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
-    assert_eq!(status(pods.create(&PostParams::default(), &pod("web")).await.unwrap_err()).2, "namespaces \"shop\" not found");
+    assert_eq!(
+        status(pods.create(&PostParams::default(), &pod("web")).await.unwrap_err()).2,
+        "namespaces \"shop\" not found"
+    );
     let shop: Namespace = serde_json::from_value(json!({ "metadata": { "name": "shop" } })).unwrap();
     namespaces.create(&PostParams::default(), &shop).await.unwrap();
     pods.create(&PostParams::default(), &pod("web")).await.unwrap();
@@ -358,7 +370,8 @@ async fn an_event_has_two_faces() {
         "metadata": { "name": "e", "namespace": "default" }, "note": "look", "reason": "R", "type": "Warning", "action": "A",
         "regarding": { "kind": "Pod", "name": "web", "namespace": "default" }, "reportingController": "c",
     });
-    let request = http::Request::post("/apis/events.k8s.io/v1/namespaces/default/events").body(event.to_string().into_bytes());
+    let request =
+        http::Request::post("/apis/events.k8s.io/v1/namespaces/default/events").body(event.to_string().into_bytes());
     client.request::<Value>(request.unwrap()).await.unwrap();
     let core = get(&client, "/api/v1/namespaces/default/events/e").await.unwrap();
     assert_eq!((core["message"].as_str(), core["involvedObject"]["name"].as_str()), (Some("look"), Some("web")));

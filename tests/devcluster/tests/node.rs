@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
     reason = "a test stops at the first surprise"
 )]
 
@@ -12,10 +13,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
-use podmint_devcluster::node::{Kubelet, NodeAgent, NodeOptions, Ownership, Pace, State, What};
+use podmint_devcluster::node::{NodeAgent, NodeOptions, Ownership, Pace, State, What};
 use podmint_devcluster::{DevCluster, Identity, Options, Versions};
 use rcgen::{BasicConstraints, CertificateParams, Issuer, KeyPair, SubjectPublicKeyInfo};
 use serde_json::{Value, json};
@@ -281,7 +284,11 @@ async fn a_denied_refresh_is_final_until_the_agent_restarts() {
 async fn a_request_that_vanishes_is_made_again_but_not_at_once() {
     let short = Duration::from_millis(1500)..Duration::from_millis(1501);
     let rig = Rig::new(Versions::V1_37, |options| NodeOptions {
-        pace: Pace { abandon_after: short, refresh_pass: Duration::from_millis(50)..Duration::from_millis(60), ..Pace::prompt() },
+        pace: Pace {
+            abandon_after: short,
+            refresh_pass: Duration::from_millis(50)..Duration::from_millis(60),
+            ..Pace::prompt()
+        },
         ..options
     })
     .await;
@@ -299,7 +306,8 @@ async fn a_request_that_vanishes_is_made_again_but_not_at_once() {
 async fn one_missing_source_holds_back_the_whole_volume() {
     let rig = Rig::new(Versions::V1_37, |options| options).await;
     let mut web = pod("web", "ED25519");
-    web.data["spec"]["volumes"][0]["projected"]["sources"][1]["clusterTrustBundle"]["signerName"] = "example.com/other".into();
+    web.data["spec"]["volumes"][0]["projected"]["sources"][1]["clusterTrustBundle"]["signerName"] =
+        "example.com/other".into();
     rig.pods().create(&PostParams::default(), &web).await.unwrap();
     rig.issue_next().await;
     rig.state(State::Fresh).await;
@@ -364,25 +372,41 @@ async fn only_the_kubelet_named_by_a_request_may_make_it() {
             Err(_) => 0,
         }
     };
-    assert_eq!(ask("n1", copy(&|_| ())).await, 201);
-    assert_eq!(ask("n2", copy(&|_| ())).await, 403, "N2");
-    assert_eq!(ask("n1", copy(&|spec| spec["nodeUID"] = "x".into())).await, 500, "N3 may be lag");
-    assert_eq!(ask("n1", copy(&|spec| spec["podUID"] = "x".into())).await, 500, "N4 may be lag");
-    assert_eq!(ask("n1", copy(&|spec| spec["podName"] = "gone".into())).await, 500, "N4 may be lag");
-    assert_eq!(ask("n1", copy(&|spec| spec["serviceAccountName"] = "other".into())).await, 403, "N7");
-    assert_eq!(ask("n1", copy(&|spec| spec["serviceAccountUID"] = "x".into())).await, 500, "N8 may be lag");
-    assert_eq!(ask("n1", copy(&|spec| spec["signerName"] = "example.com/else".into())).await, 403, "N9");
-    let other = NodeAgent::start(rig.cluster.client(&Identity::node("n2")), NodeOptions::new("n2", rig.volumes.path().join("n2")));
-    let other = other.await.unwrap();
-    assert_eq!((other.name(), NodeOptions::new("n2", "x").kubelet), ("n2", Kubelet::V1_37));
+    let set = |field: &'static str, value: &'static str| copy(&move |spec: &mut Value| spec[field] = value.into());
+    let n2 = NodeOptions::new("n2", rig.volumes.path().join("n2"));
+    let other = NodeAgent::start(rig.cluster.client(&Identity::node("n2")), n2).await.unwrap();
     let nodes: Api<DynamicObject> = Api::all_with(rig.admin.clone(), &resource("", "v1", "Node"));
-    let uid = nodes.get("n2").await.unwrap().uid().unwrap();
+    let uid = nodes.get(other.name()).await.unwrap().uid().unwrap();
     let moved = copy(&|spec| {
         spec["nodeName"] = "n2".into();
         spec["nodeUID"] = uid.clone().into();
     });
-    assert_eq!(ask("n2", moved).await, 403, "N5");
+    let mut answers = vec![
+        ("honest", ask("n1", copy(&|_| ())).await),
+        ("N2", ask("n2", copy(&|_| ())).await),
+        ("N3", ask("n1", set("nodeUID", "x")).await),
+        ("N4 uid", ask("n1", set("podUID", "x")).await),
+        ("N4 name", ask("n1", set("podName", "gone")).await),
+        ("N5", ask("n2", moved).await),
+        ("N7", ask("n1", set("serviceAccountName", "other")).await),
+        ("N8", ask("n1", set("serviceAccountUID", "x")).await),
+        ("N9", ask("n1", set("signerName", "example.com/else")).await),
+    ];
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { "kubernetes.io/config.mirror": "x" } } }));
     rig.pods().patch("web", &PatchParams::default(), &patch).await.unwrap();
-    assert_eq!(ask("n1", copy(&|_| ())).await, 403, "N6");
+    answers.push(("N6", ask("n1", copy(&|_| ())).await));
+    // What may be the lag of a cache is no 403, so that retries go on.
+    let expected = vec![
+        ("honest", 201),
+        ("N2", 403),
+        ("N3", 500),
+        ("N4 uid", 500),
+        ("N4 name", 500),
+        ("N5", 403),
+        ("N7", 403),
+        ("N8", 500),
+        ("N9", 403),
+        ("N6", 403),
+    ];
+    assert_eq!(answers, expected);
 }

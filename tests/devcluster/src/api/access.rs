@@ -44,7 +44,10 @@ impl Tokens {
             .ok_or_else(|| Failure::new(401, "Unauthorized", "Unauthorized"))?;
         let Some(user) = header("impersonate-user") else { return Ok(caller) };
         if caller != Identity::Admin {
-            let message = format!("users {user:?} is forbidden: User {:?} cannot impersonate resource \"users\"", caller.user_name());
+            let message = format!(
+                "users {user:?} is forbidden: User {:?} cannot impersonate resource \"users\"",
+                caller.user_name()
+            );
             return Err(Failure::new(403, "Forbidden", message));
         }
         let masters = headers.get_all("impersonate-group").iter().any(|group| group == "system:masters");
@@ -131,12 +134,17 @@ fn node_may(store: &Store, node: &str, call: &Call) -> bool {
                 let found = store.get(Kind::Request, &(call.namespace.clone(), call.name.clone()));
                 found.is_some_and(|request| text(&request.fields, &["spec", "nodeName"]) == node)
             };
-            !call.status && (call.verb == Verb::Create || (call.verb == Verb::Get && own()) || (follows && pinned("spec.nodeName")))
+            !call.status
+                && (call.verb == Verb::Create
+                    || (call.verb == Verb::Get && own())
+                    || (follows && pinned("spec.nodeName")))
         }
         Kind::TrustBundle => follows || call.verb == Verb::Get,
         Kind::ServiceAccount => call.verb == Verb::Get && runs_as(store, node, &call.namespace, &call.name),
         Kind::Event => call.verb == Verb::Create || changes,
-        Kind::Lease => call.namespace == "kube-node-lease" && (changes || matches!(call.verb, Verb::Create | Verb::Get)),
+        Kind::Lease => {
+            call.namespace == "kube-node-lease" && (changes || matches!(call.verb, Verb::Create | Verb::Get))
+        }
         Kind::Namespace | Kind::Secret | Kind::ConfigMap | Kind::Policy | Kind::PolicyBinding => false,
     }
 }
@@ -152,18 +160,28 @@ fn runs_as(store: &Store, node: &str, namespace: &str, account: &str) -> bool {
 }
 
 /// NodeRestriction for certificate requests (N1-N9). Where lag could be the cause the answer is not a 403, so that retries go on.
-pub(crate) fn restrict_request(store: &Store, node: &str, namespace: &str, request: &Fields, since_1_37: bool) -> Answer<()> {
+pub(crate) fn restrict_request(
+    store: &Store,
+    node: &str,
+    namespace: &str,
+    request: &Fields,
+    since_1_37: bool,
+) -> Answer<()> {
     let spec = |key: &str| text(request, &["spec", key]).to_owned();
     let shown = ["name", "generateName"].map(|key| super::object::meta(request, key).to_owned());
     let shown = shown.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "Unknown".to_owned());
     let forbidden = |cause: String| Err(Failure::forbidden(Kind::Request, &shown, &cause));
     let node_name = spec("nodeName");
     if node_name != node {
-        return forbidden(format!("PodCertificateRequest.Spec.NodeName={node_name:?}, which is not the requesting node {node:?}"));
+        return forbidden(format!(
+            "PodCertificateRequest.Spec.NodeName={node_name:?}, which is not the requesting node {node:?}"
+        ));
     }
     let full = format!("{namespace}/{}", spec("podName"));
     let Some(found) = store.get(Kind::Node, &(String::new(), node_name.clone())) else {
-        let cause = format!("while retrieving node {node_name:?} named in the PodCertificateRequest: node {node_name:?} not found");
+        let cause = format!(
+            "while retrieving node {node_name:?} named in the PodCertificateRequest: node {node_name:?} not found"
+        );
         return Err(Failure::unknown(cause));
     };
     if found.uid() != spec("nodeUID") {
@@ -174,7 +192,10 @@ pub(crate) fn restrict_request(store: &Store, node: &str, namespace: &str, reque
         )));
     }
     let Some(pod) = store.get(Kind::Pod, &(namespace.to_owned(), spec("podName"))) else {
-        let cause = format!("while retrieving pod {full:?} named in the PodCertificateRequest: pod {:?} not found", spec("podName"));
+        let cause = format!(
+            "while retrieving pod {full:?} named in the PodCertificateRequest: pod {:?} not found",
+            spec("podName")
+        );
         return Err(Failure::unknown(cause));
     };
     if pod.uid() != spec("podUID") {
@@ -185,7 +206,9 @@ pub(crate) fn restrict_request(store: &Store, node: &str, namespace: &str, reque
         )));
     }
     if text(&pod.fields, &["spec", "nodeName"]) != node_name {
-        return forbidden(format!("pod {full:?} is not running on node {node_name:?} named in the PodCertificateRequest"));
+        return forbidden(format!(
+            "pod {full:?} is not running on node {node_name:?} named in the PodCertificateRequest"
+        ));
     }
     if at(&pod.fields, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_some() {
         return forbidden(format!("pod {full:?} is a mirror pod"));
@@ -210,7 +233,10 @@ pub(crate) fn restrict_request(store: &Store, node: &str, namespace: &str, reque
         )));
     }
     if since_1_37 && !projects(&pod.fields, &spec("signerName")) {
-        return forbidden(format!("pod {full:?} does not mount a podCertificate projected volume for signer {:?}", spec("signerName")));
+        return forbidden(format!(
+            "pod {full:?} does not mount a podCertificate projected volume for signer {:?}",
+            spec("signerName")
+        ));
     }
     Ok(())
 }
@@ -219,6 +245,8 @@ fn projects(pod: &Fields, signer: &str) -> bool {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     list(at(pod, &["spec", "volumes"])).iter().any(|volume| {
         let sources = list(volume.pointer("/projected/sources"));
-        sources.iter().any(|source| source.pointer("/podCertificate/signerName").and_then(Value::as_str) == Some(signer))
+        sources
+            .iter()
+            .any(|source| source.pointer("/podCertificate/signerName").and_then(Value::as_str) == Some(signer))
     })
 }

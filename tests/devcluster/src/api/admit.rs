@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::access::{restrict_request, signs};
-use super::failure::{Answer, FieldError, Failure};
+use super::failure::{Answer, Failure, FieldError};
 use super::kind::Kind;
 use super::object::{Fields, Object, at, meta, text};
 use super::store::{Key, Store};
@@ -123,7 +123,8 @@ fn request_status(write: &Write<'_>, old: &Object, new: &mut Fields) -> Answer<(
     checked(write, name, &answer::update(&after, &before, &spec, write.now))?;
     if after != before && !signs(write.options, write.who) {
         // Not a 403: the check sits among the validations.
-        let detail = format!("User {:?} is not permitted to \"sign\" for signer {:?}", write.who.user_name(), spec.signer_name);
+        let detail =
+            format!("User {:?} is not permitted to \"sign\" for signer {:?}", write.who.user_name(), spec.signer_name);
         return Err(write.invalid(name, &[FieldError::forbidden("spec.signerName", &detail)]));
     }
     encoded(new, "status", &after);
@@ -194,10 +195,8 @@ fn changed_pod(old: &Object, new: &Fields) -> Vec<FieldError> {
     let fixed = ["volumes", "nodeName", "serviceAccountName", "restartPolicy"];
     let part = |fields: &Fields, key: &str| at(fields, &["spec", key]).cloned();
     let binds = text(&old.fields, &["spec", "nodeName"]).is_empty();
-    let changed = fixed
-        .iter()
-        .filter(|key| !(binds && **key == "nodeName"))
-        .any(|key| part(&old.fields, key) != part(new, key));
+    let changed =
+        fixed.iter().filter(|key| !(binds && **key == "nodeName")).any(|key| part(&old.fields, key) != part(new, key));
     let detail = "pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, \
                   `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations), \
                   `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
@@ -247,7 +246,11 @@ pub(crate) fn removed(write: &Write<'_>, gone: &Object) {
             if (namespace == Some(key.0.as_str()) || owned_by(&object, gone.uid()))
                 && write.store.remove(kind, &key, object.version).is_err()
             {
-                tracing::debug!(kind = kind.name(), name = meta(&object.fields, "name"), "changed while it was tidied up");
+                tracing::debug!(
+                    kind = kind.name(),
+                    name = meta(&object.fields, "name"),
+                    "changed while it was tidied up"
+                );
             }
         }
     }

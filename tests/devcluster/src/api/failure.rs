@@ -42,7 +42,11 @@ impl Failure {
     }
 
     pub(crate) fn stale(kind: Kind, name: &str) -> Self {
-        Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            kind,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     pub(crate) fn other_uid(kind: Kind, namespace: &str, name: &str, asked: &str, stored: &str) -> Self {
@@ -74,7 +78,8 @@ impl Failure {
     }
 
     pub(crate) fn too_large_version(asked: u64, current: u64) -> Self {
-        let mut failure = Self::new(504, "Timeout", format!("Timeout: Too large resource version: {asked}, current: {current}"));
+        let mut failure =
+            Self::new(504, "Timeout", format!("Timeout: Too large resource version: {asked}, current: {current}"));
         failure.details = json!({
             "retryAfterSeconds": 1,
             "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }]
@@ -187,7 +192,11 @@ impl FieldError {
 
     pub(crate) fn not_supported(field: &str, value: &str, supported: &[&str]) -> Self {
         let known: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();
-        Self::new(Cause::NotSupported, field, format!("Unsupported value: {value:?}: supported values: {}", known.join(", ")))
+        Self::new(
+            Cause::NotSupported,
+            field,
+            format!("Unsupported value: {value:?}: supported values: {}", known.join(", ")),
+        )
     }
 
     pub(crate) fn forbidden(field: &str, detail: &str) -> Self {

@@ -118,7 +118,13 @@ impl Kind {
     /// The group in which it is stored and named in errors.
     pub(crate) const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::ServiceAccount | Self::Secret | Self::ConfigMap | Self::Event => "",
+            Self::Namespace
+            | Self::Node
+            | Self::Pod
+            | Self::ServiceAccount
+            | Self::Secret
+            | Self::ConfigMap
+            | Self::Event => "",
             Self::Lease => "coordination.k8s.io",
             Self::Request | Self::TrustBundle => "certificates.k8s.io",
             Self::Policy | Self::PolicyBinding => "admissionregistration.k8s.io",
@@ -134,7 +140,13 @@ impl Kind {
 
     pub(crate) const fn namespaced(self) -> bool {
         match self {
-            Self::Pod | Self::ServiceAccount | Self::Secret | Self::ConfigMap | Self::Event | Self::Lease | Self::Request => true,
+            Self::Pod
+            | Self::ServiceAccount
+            | Self::Secret
+            | Self::ConfigMap
+            | Self::Event
+            | Self::Lease
+            | Self::Request => true,
             Self::Namespace | Self::Node | Self::TrustBundle | Self::Policy | Self::PolicyBinding => false,
         }
     }
@@ -146,7 +158,13 @@ impl Kind {
     /// Whether a PUT may leave out the resourceVersion.
     pub(crate) const fn unconditional_update(self) -> bool {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::ServiceAccount | Self::Secret | Self::ConfigMap | Self::Event => true,
+            Self::Namespace
+            | Self::Node
+            | Self::Pod
+            | Self::ServiceAccount
+            | Self::Secret
+            | Self::ConfigMap
+            | Self::Event => true,
             Self::Lease | Self::Request | Self::TrustBundle | Self::Policy | Self::PolicyBinding => false,
         }
     }

@@ -60,7 +60,11 @@ async fn reach(store: &Store, call: &Call, version: u64) -> Answer<()> {
     let deadline = Instant::now().checked_add(VERSION_WAIT);
     while store.version() < version {
         if deadline.is_none_or(|deadline| Instant::now() >= deadline) {
-            tracing::debug!(resource = call.served.kind.plural(), version, "a client asked for a version of the future");
+            tracing::debug!(
+                resource = call.served.kind.plural(),
+                version,
+                "a client asked for a version of the future"
+            );
             return Err(Failure::too_large_version(version, store.version()));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

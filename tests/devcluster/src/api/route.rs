@@ -88,7 +88,9 @@ impl Call {
         };
         let (namespace, rest) = match rest {
             // `namespaces/x` and `namespaces/x/status` are the object; everything longer is inside.
-            ["namespaces", namespace, inside @ ..] if !inside.is_empty() && inside != ["status"] => (*namespace, inside),
+            ["namespaces", namespace, inside @ ..] if !inside.is_empty() && inside != ["status"] => {
+                (*namespace, inside)
+            }
             _ => ("", rest),
         };
         let (plural, name, sub) = match rest {
@@ -122,6 +124,10 @@ fn verb(method: &Method, name: &str, query: &Query) -> Answer<Verb> {
         ("PUT", false) => Ok(Verb::Update),
         ("PATCH", false) => Ok(Verb::Patch),
         ("DELETE", false) => Ok(Verb::Delete),
-        _ => Err(Failure::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")),
+        _ => Err(Failure::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )),
     }
 }

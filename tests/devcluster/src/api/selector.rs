@@ -58,7 +58,9 @@ impl FieldTerm {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Bool(flag)) => flag.to_string(),
             // A flag that is not set is written as false.
-            None | Some(_) if path.ends_with(&["unschedulable"]) || path.ends_with(&["hostNetwork"]) => "false".to_owned(),
+            None | Some(_) if path.ends_with(&["unschedulable"]) || path.ends_with(&["hostNetwork"]) => {
+                "false".to_owned()
+            }
             None | Some(_) => String::new(),
         };
         (found == self.value) == self.wanted
@@ -68,8 +70,9 @@ impl FieldTerm {
 fn field_terms(kind: Kind, text: &str) -> Answer<Vec<FieldTerm>> {
     let mut terms = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (path, value, wanted) = split_field(part)
-            .ok_or_else(|| Failure::bad_request(format!("invalid field selector: {part:?}; can't understand '{part}'")))?;
+        let (path, value, wanted) = split_field(part).ok_or_else(|| {
+            Failure::bad_request(format!("invalid field selector: {part:?}; can't understand '{part}'"))
+        })?;
         if !kind.selectable().contains(&path) {
             return Err(Failure::bad_request(format!(
                 "Unable to find {:?} that match label selector \"\", field selector {text:?}: field label not supported: {path}",
@@ -98,7 +101,9 @@ fn label_terms(text: &str) -> Answer<Vec<LabelTerm>> {
         .into_iter()
         .map(str::trim)
         .filter(|part| !part.is_empty())
-        .map(|part| label_term(part).ok_or_else(|| Failure::bad_request(format!("unable to parse requirement: {part:?}"))))
+        .map(|part| {
+            label_term(part).ok_or_else(|| Failure::bad_request(format!("unable to parse requirement: {part:?}")))
+        })
         .collect()
 }
 
@@ -140,7 +145,8 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 }
 
 fn labels_match(terms: &[LabelTerm], fields: &Fields) -> bool {
-    let label = |key: &str| at(fields, &["metadata", "labels"]).and_then(|labels| labels.get(key)).and_then(Value::as_str);
+    let label =
+        |key: &str| at(fields, &["metadata", "labels"]).and_then(|labels| labels.get(key)).and_then(Value::as_str);
     terms.iter().all(|term| match term {
         LabelTerm::In(key, values) => label(key).is_some_and(|value| values.iter().any(|one| one == value)),
         LabelTerm::NotIn(key, values) => label(key).is_none_or(|value| values.iter().all(|one| one != value)),
@@ -156,8 +162,7 @@ mod tests {
     use super::*;
 
     fn pod(labels: Value) -> Object {
-        let Value::Object(fields) =
-            json!({ "metadata": { "name": "web", "namespace": "shop", "labels": labels }, "spec": { "nodeName": "n1" } })
+        let Value::Object(fields) = json!({ "metadata": { "name": "web", "namespace": "shop", "labels": labels }, "spec": { "nodeName": "n1" } })
         else {
             panic!("an object");
         };
@@ -185,7 +190,9 @@ mod tests {
 
     #[test]
     fn labels_have_six_forms() {
-        for yes in ["app=web", "app==web,tier", "app!=db", "app in (web, db),tier notin (back)", "!gone", "other notin (x)"] {
+        for yes in
+            ["app=web", "app==web,tier", "app!=db", "app in (web, db),tier notin (back)", "!gone", "other notin (x)"]
+        {
             assert!(selects("", yes), "{yes}");
         }
         for no in ["app=db", "gone", "!app", "app notin (web)", "app in (db)", "app!=web"] {

@@ -162,8 +162,10 @@ impl Api {
                 Ok(response)
             }
             Verb::Create | Verb::Update | Verb::Patch | Verb::Delete => {
-                let content_type = request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-                let content_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+                let content_type =
+                    request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                let content_type =
+                    content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
                 let body = collected(request.into_body()).await?;
                 let write =
                     Write { store: &self.store, options: &self.options, who: &who, call, now: self.clock.now() };

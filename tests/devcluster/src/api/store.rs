@@ -132,7 +132,13 @@ impl Store {
     }
 
     /// Writes one object: `expected` is the version it replaces, none to create.
-    pub(crate) fn put(&self, kind: Kind, key: &Key, fields: Fields, expected: Option<u64>) -> Result<Arc<Object>, Unwritten> {
+    pub(crate) fn put(
+        &self,
+        kind: Kind,
+        key: &Key,
+        fields: Fields,
+        expected: Option<u64>,
+    ) -> Result<Arc<Object>, Unwritten> {
         let mut inner = self.lock();
         let version = inner.version.saturating_add(1);
         let Some(table) = inner.tables.get_mut(&kind) else { return Err(Unwritten::Missing) };
@@ -184,7 +190,9 @@ impl Store {
     pub(crate) fn version_seen(&self, kind: Kind, position: u64) -> u64 {
         self.table(
             kind,
-            |table, version| if table.log.back().is_some_and(|last| last.version > position) { position } else { version },
+            |table, version| {
+                if table.log.back().is_some_and(|last| last.version > position) { position } else { version }
+            },
             position,
         )
     }
@@ -219,7 +227,14 @@ fn check(before: Option<&Object>, expected: Option<u64>) -> Result<(), Unwritten
 }
 
 impl Table {
-    fn record(&mut self, version: u64, key: &Key, before: Option<Arc<Object>>, after: Option<Arc<Object>>, window: usize) {
+    fn record(
+        &mut self,
+        version: u64,
+        key: &Key,
+        before: Option<Arc<Object>>,
+        after: Option<Arc<Object>>,
+        window: usize,
+    ) {
         let when = Instant::now();
         self.log.push_back(Change { version, when, key: key.clone(), before, after });
         while self.log.len() > window {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::admit::{self, Change};
-use super::failure::{Answer, FieldError, Failure};
+use super::failure::{Answer, Failure, FieldError};
 use super::fault::Verb;
 use super::kind::Kind;
 use super::object::{self, Fields, Object, edit_metadata, meta, set_text};
@@ -46,7 +46,11 @@ impl Write<'_> {
 
     fn decode(&self, body: &[u8]) -> Answer<Fields> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            Failure::bad_request(format!("{} in version {:?} cannot be handled: {error}", self.kind().name(), self.call.served.version))
+            Failure::bad_request(format!(
+                "{} in version {:?} cannot be handled: {error}",
+                self.kind().name(),
+                self.call.served.version
+            ))
         })?;
         let Value::Object(fields) = value else {
             return Err(Failure::bad_request("the body of the request was not an object"));
@@ -82,7 +86,8 @@ impl Write<'_> {
             return Ok((201, Object::new(fields, 0).alone(self.call.served)));
         }
         let key = (self.call.namespace.clone(), name.clone());
-        let made = self.store.put(self.kind(), &key, fields, None).map_err(|unwritten| self.unwritten(unwritten, &name))?;
+        let made =
+            self.store.put(self.kind(), &key, fields, None).map_err(|unwritten| self.unwritten(unwritten, &name))?;
         admit::created(self, &key);
         Ok((201, made.alone(self.call.served)))
     }
@@ -132,7 +137,13 @@ impl Write<'_> {
         let asked_uid = meta(&new, "uid").to_owned();
         self.write_back(|old| {
             if !asked_uid.is_empty() && asked_uid != old.uid() {
-                return Err(Failure::other_uid(self.kind(), &self.call.namespace, &self.call.name, &asked_uid, old.uid()));
+                return Err(Failure::other_uid(
+                    self.kind(),
+                    &self.call.namespace,
+                    &self.call.name,
+                    &asked_uid,
+                    old.uid(),
+                ));
             }
             self.check_version(&asked_version, old)?;
             Ok(new.clone())
@@ -217,7 +228,15 @@ impl Write<'_> {
 
     /// Metadata no client can change, and for a status write everything but the status.
     fn keep_immutable(&self, new: &mut Fields, old: &Object) {
-        let kept = ["uid", "creationTimestamp", "namespace", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"];
+        let kept = [
+            "uid",
+            "creationTimestamp",
+            "namespace",
+            "generation",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generateName",
+        ];
         let reset_for_status = ["labels", "annotations", "finalizers", "ownerReferences"];
         let resets: &[&str] = if self.call.status { &reset_for_status } else { &[] };
         let stored = old.fields.get("metadata").and_then(Value::as_object);
@@ -256,7 +275,10 @@ impl Write<'_> {
                 return Err(Failure::other_uid(self.kind(), &self.call.namespace, &self.call.name, uid, old.uid()));
             }
             if !version.is_empty() && version != old.meta("resourceVersion") {
-                let cause = format!("the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified", old.version);
+                let cause = format!(
+                    "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
+                    old.version
+                );
                 return Err(Failure::conflict(self.kind(), &self.call.name, &cause));
             }
             if self.dry_run() {
@@ -302,7 +324,8 @@ impl Write<'_> {
         if let (Some(fields), false) = (details.as_object_mut(), self.kind().group().is_empty()) {
             fields.insert("group".to_owned(), self.kind().group().into());
         }
-        let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+        let status =
+            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
         status.to_string().into()
     }
 

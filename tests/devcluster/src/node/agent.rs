@@ -77,7 +77,12 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(client: kube::Client, options: NodeOptions, events: broadcast::Sender<NodeEvent>, jobs: mpsc::Sender<Job>) -> Self {
+    pub(crate) fn new(
+        client: kube::Client,
+        options: NodeOptions,
+        events: broadcast::Sender<NodeEvent>,
+        jobs: mpsc::Sender<Job>,
+    ) -> Self {
         let trust = Trust::new(options.pace.trust_cache);
         Self {
             client,
@@ -291,15 +296,22 @@ impl Agent {
         let waits = |key: &SourceKey, tracked: &Tracked| {
             key.namespace == name.0 && tracked.record.pending().is_some_and(|pending| pending.request == name.1)
         };
-        let Some(key) = self.records.iter().find(|(key, tracked)| waits(key, tracked)).map(|(key, _)| key.clone()) else { return };
+        let Some(key) = self.records.iter().find(|(key, tracked)| waits(key, tracked)).map(|(key, _)| key.clone())
+        else {
+            return;
+        };
         let jitter = within(&self.options.pace.refresh_jitter);
         let Some(outcome) = self.requests.get(name).and_then(|request| outcome(request, jitter)) else { return };
         let request = name.1.clone();
         let Some(tracked) = self.records.get_mut(&key) else { return };
         let what = match &outcome {
             Outcome::Issued { .. } => What::Issued { request, renewal: tracked.renewal },
-            Outcome::Denied { reason, message } => What::Denied { request, reason: reason.clone(), message: message.clone() },
-            Outcome::Failed { reason, message } => What::Failed { request, reason: reason.clone(), message: message.clone() },
+            Outcome::Denied { reason, message } => {
+                What::Denied { request, reason: reason.clone(), message: message.clone() }
+            }
+            Outcome::Failed { reason, message } => {
+                What::Failed { request, reason: reason.clone(), message: message.clone() }
+            }
         };
         tracked.record.answered(outcome);
         self.tell(&key, what);
@@ -418,7 +430,8 @@ impl Agent {
         // The node's UID comes by a watch of its own, maybe after the pods.
         self.ask_for_due();
         let moment = Instant::now();
-        let due: Vec<Name> = self.pods.iter().filter(|(_, pod)| pod.is_due(moment)).map(|(name, _)| name.clone()).collect();
+        let due: Vec<Name> =
+            self.pods.iter().filter(|(_, pod)| pod.is_due(moment)).map(|(name, _)| name.clone()).collect();
         for name in due {
             let Some(mut pod) = self.pods.remove(&name) else { continue };
             let said = pod.sync(self).await;

@@ -207,7 +207,9 @@ fn make_links(volume: &Path, payload: &Payload) -> Result<()> {
 }
 
 fn remove_links(volume: &Path, removed: &BTreeSet<PathBuf>) -> Result<()> {
-    let top = removed.iter().filter(|path| path.components().filter(|part| matches!(part, Component::Normal(_))).count() == 1);
+    let top = removed
+        .iter()
+        .filter(|path| path.components().filter(|part| matches!(part, Component::Normal(_))).count() == 1);
     for path in top {
         fs::remove_file(volume.join(path))?;
     }

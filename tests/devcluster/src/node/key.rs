@@ -6,7 +6,8 @@ use aws_lc_rs::rand::{SystemRandom, fill};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA256_ASN1_SIGNING,
-    ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use num_bigint::BigUint;
 use p384::ecdsa::signature::hazmat::PrehashSigner;
@@ -90,7 +91,9 @@ impl FreshKey {
     /// DER SubjectPublicKeyInfo.
     pub(crate) fn public(&self) -> Vec<u8> {
         match &self.pair {
-            Pair::Ed25519(pair) => sequence(&[sequence(&[oid(&[43, 101, 112])]), bit_string(pair.public_key().as_ref())]),
+            Pair::Ed25519(pair) => {
+                sequence(&[sequence(&[oid(&[43, 101, 112])]), bit_string(pair.public_key().as_ref())])
+            }
             Pair::Ecdsa(curve, pair) => {
                 let algorithm = sequence(&[oid(EC_KEY), oid(curve.oid())]);
                 sequence(&[algorithm, bit_string(pair.public_key().as_ref())])
@@ -234,7 +237,10 @@ mod tests {
             let key = FreshKey::generate(key_type).unwrap();
             assert_eq!(key.pkcs8.len(), length, "{key_type}: with the public key, without the inner curve");
         }
-        assert!(ed25519.pem().starts_with("-----BEGIN PRIVATE KEY-----\n") && ed25519.pem().ends_with("-----END PRIVATE KEY-----\n"));
+        assert!(
+            ed25519.pem().starts_with("-----BEGIN PRIVATE KEY-----\n")
+                && ed25519.pem().ends_with("-----END PRIVATE KEY-----\n")
+        );
     }
 
     #[test]

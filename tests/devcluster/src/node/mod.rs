@@ -82,7 +82,9 @@ impl NodeAgent {
     /// Asks anew for every certificate of a pod, whatever its age. Says for how many; a source that is waiting or refused is left.
     pub async fn refresh(&self, namespace: &str, pod: &str) -> usize {
         let (count, counted) = oneshot::channel();
-        self.order(Command::Refresh { namespace: namespace.to_owned(), pod: pod.to_owned(), count }, counted).await.unwrap_or(0)
+        self.order(Command::Refresh { namespace: namespace.to_owned(), pod: pod.to_owned(), count }, counted)
+            .await
+            .unwrap_or(0)
     }
 
     /// Asks anew for every certificate of the node this often; `None` ends it.

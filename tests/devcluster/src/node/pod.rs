@@ -150,7 +150,8 @@ impl Pod {
             index,
         };
         let Agent { trust, records, options, .. } = agent;
-        let payload = volume.payload(options.ownership, trust, |index| records.get(&key(index)).map(|tracked| &tracked.record))?;
+        let payload = volume
+            .payload(options.ownership, trust, |index| records.get(&key(index)).map(|tracked| &tracked.record))?;
         let directory = path(options, &self.name.0, &self.name.1, &volume.name);
         let written = std::fs::create_dir_all(&directory).and_then(|()| atomic::write(&directory, &payload, |_| ()));
         written.map_err(|error| format!("could not write {}: {error}", directory.display()))

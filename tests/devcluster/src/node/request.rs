@@ -52,7 +52,13 @@ pub(crate) struct Done {
 
 /// The one worker: a kubelet makes keys and requests one after the other. Holds the receiving end of the jobs; ends when the agent
 /// drops the sending end.
-pub(crate) async fn work(client: kube::Client, kubelet: Kubelet, pace: Pace, mut jobs: mpsc::Receiver<Job>, done: mpsc::Sender<Done>) {
+pub(crate) async fn work(
+    client: kube::Client,
+    kubelet: Kubelet,
+    pace: Pace,
+    mut jobs: mpsc::Receiver<Job>,
+    done: mpsc::Sender<Done>,
+) {
     while let Some(job) = jobs.recv().await {
         let made = match tokio::time::timeout(CALL, make(&client, kubelet, &pace, &job)).await {
             Ok(made) => made,
@@ -67,16 +73,19 @@ pub(crate) async fn work(client: kube::Client, kubelet: Kubelet, pace: Pace, mut
 
 /// A fresh key each time, even if the last request could not be made.
 async fn make(client: &kube::Client, kubelet: Kubelet, pace: &Pace, job: &Job) -> Result<Pending> {
-    let accounts: Api<DynamicObject> = Api::namespaced_with(client.clone(), &job.key.namespace, &resource("", "v1", "ServiceAccount"));
+    let accounts: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &job.key.namespace, &resource("", "v1", "ServiceAccount"));
     let account = accounts.get(&job.service_account).await.context("while fetching service account")?;
     let account_uid = account.metadata.uid.unwrap_or_default();
     let key_type = text(&job.projection, "keyType").to_owned();
     let made = tokio::task::spawn_blocking(move || FreshKey::generate(&key_type)).await;
     let key = made.context("the key was not finished")?.context("while generating keypair")?;
     let body = body(kubelet, job, &account_uid, &key)?;
-    let requests: Api<DynamicObject> = Api::namespaced_with(client.clone(), &job.key.namespace, &request_resource(kubelet));
+    let requests: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &job.key.namespace, &request_resource(kubelet));
     let object: DynamicObject = serde_json::from_value(body).context("while building the request")?;
-    let created = requests.create(&PostParams::default(), &object).await.context("while creating PodCertificateRequest")?;
+    let created =
+        requests.create(&PostParams::default(), &object).await.context("while creating PodCertificateRequest")?;
     let Some(request) = created.metadata.name else { bail!("the API server gave the request no name") };
     let created_at = created.metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     Ok(Pending { request, key: key.pem(), abandon_at: later(created_at, within(&pace.abandon_after)) })
@@ -91,7 +100,9 @@ fn body(kubelet: Kubelet, job: &Job, account_uid: &str, key: &FreshKey) -> Resul
         "nodeName": job.node, "nodeUID": job.node_uid,
     });
     let Some(fields) = spec.as_object_mut() else { bail!("a spec is an object") };
-    for (from, to) in [("maxExpirationSeconds", "maxExpirationSeconds"), ("userAnnotations", "unverifiedUserAnnotations")] {
+    for (from, to) in
+        [("maxExpirationSeconds", "maxExpirationSeconds"), ("userAnnotations", "unverifiedUserAnnotations")]
+    {
         if let Some(value) = job.projection.get(from).filter(|value| !value.is_null()) {
             fields.insert(to.to_owned(), value.clone());
         }

@@ -80,7 +80,8 @@ impl Trust {
         let found: Vec<&Value> = match &wanted {
             Wanted::Name(name) => self.bundles.get(name).into_iter().collect(),
             Wanted::Signer(signer, _) => {
-                let matching = |bundle: &&Value| text(bundle, "/spec/signerName") == signer && selects(selector, bundle);
+                let matching =
+                    |bundle: &&Value| text(bundle, "/spec/signerName") == signer && selects(selector, bundle);
                 self.bundles.values().filter(matching).collect()
             }
         };
@@ -119,7 +120,8 @@ fn joined(bundles: &[&Value]) -> String {
 /// No selector matches nothing; an empty one matches everything.
 fn selects(selector: Option<&Value>, bundle: &Value) -> bool {
     let Some(selector) = selector else { return false };
-    let label = |key: &str| bundle.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
+    let label =
+        |key: &str| bundle.pointer("/metadata/labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
     let pairs = selector.get("matchLabels").and_then(Value::as_object);
     let equal = pairs.into_iter().flatten().all(|(key, value)| label(key) == value.as_str());
     let expressions = selector.get("matchExpressions").and_then(Value::as_array);

@@ -45,11 +45,13 @@ impl Volume {
             .enumerate()
             .filter_map(|(index, source)| {
                 let certificate = source.get("podCertificate").cloned().map(Projected::Certificate);
-                let what = certificate.or_else(|| source.get("clusterTrustBundle").cloned().map(Projected::TrustBundle))?;
+                let what =
+                    certificate.or_else(|| source.get("clusterTrustBundle").cloned().map(Projected::TrustBundle))?;
                 Some(Source { index, what })
             })
             .collect();
-        let default_mode = projected.get("defaultMode").and_then(Value::as_u64).and_then(|mode| u32::try_from(mode).ok());
+        let default_mode =
+            projected.get("defaultMode").and_then(Value::as_u64).and_then(|mode| u32::try_from(mode).ok());
         (!sources.is_empty()).then(|| Self {
             name: text(volume, "name").to_owned(),
             default_mode: default_mode.unwrap_or(0o644),

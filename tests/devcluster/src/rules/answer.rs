@@ -206,12 +206,20 @@ fn leaf_names(leaf: &x509::Certificate) -> Vec<FieldError> {
             errors.push(FieldError::invalid(CHAIN, name, "leaf certificate's DNSName should not contain '..'"));
         }
         if name.starts_with('.') || name.ends_with('.') {
-            errors.push(FieldError::invalid(CHAIN, name, "leaf certificate's DNSName should not start or end with '.'"));
+            errors.push(FieldError::invalid(
+                CHAIN,
+                name,
+                "leaf certificate's DNSName should not start or end with '.'",
+            ));
         }
     }
     for address in leaf.email_addresses.iter().map(String::as_str) {
         if !x509::is_mail_address(address) {
-            errors.push(FieldError::invalid(CHAIN, address, "leaf certificate should not contain invalid EmailAddress"));
+            errors.push(FieldError::invalid(
+                CHAIN,
+                address,
+                "leaf certificate should not contain invalid EmailAddress",
+            ));
         }
     }
     errors
@@ -234,8 +242,11 @@ fn times(status: &Status, errors: &mut Vec<FieldError>) -> Option<Times> {
     let consistent = "must be present and consistent with the issued certificate";
     let not_before = must(status.not_before, NOT_BEFORE, consistent);
     let not_after = must(status.not_after, NOT_AFTER, consistent);
-    let begin_refresh =
-        must(status.begin_refresh_at, BEGIN_REFRESH, "must be present and in the range [notbefore+10min, notafter-10min]");
+    let begin_refresh = must(
+        status.begin_refresh_at,
+        BEGIN_REFRESH,
+        "must be present and in the range [notbefore+10min, notafter-10min]",
+    );
     if !errors.is_empty() {
         return None;
     }
@@ -244,7 +255,8 @@ fn times(status: &Status, errors: &mut Vec<FieldError>) -> Option<Times> {
 
 /// S14-S17.
 fn dates(times: &Times, leaf: &x509::Certificate, spec: &Spec, now: Timestamp) -> Checked<()> {
-    let bad = |field: &str, time: Timestamp, detail: &str| Err(vec![FieldError::invalid(field, time.to_string(), detail)]);
+    let bad =
+        |field: &str, time: Timestamp, detail: &str| Err(vec![FieldError::invalid(field, time.to_string(), detail)]);
     if times.not_before != leaf.not_before {
         return bad(NOT_BEFORE, times.not_before, "must be set to the NotBefore time encoded in the leaf certificate");
     }

@@ -5,7 +5,8 @@ use aws_lc_rs::signature::{self, ParsedPublicKey, UnparsedPublicKey, Verificatio
 use num_bigint::BigUint;
 use p384::ecdsa::signature::hazmat::PrehashVerifier;
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519, Oid,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519, Oid,
 };
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 use x509_parser::public_key::RSAPublicKey;
@@ -15,7 +16,11 @@ use x509_parser::public_key::RSAPublicKey;
 pub(crate) enum PublicKey {
     Ed25519(Vec<u8>),
     Ecdsa(Curve, Vec<u8>),
-    Rsa { modulus: BigUint, exponent: BigUint, der: Vec<u8> },
+    Rsa {
+        modulus: BigUint,
+        exponent: BigUint,
+        der: Vec<u8>,
+    },
     /// Go parses it, the API server does not take it: another curve, X25519, DSA.
     Other(&'static str),
 }

@@ -72,7 +72,11 @@ pub(crate) fn signer_name(field: &str, name: &str) -> Vec<FieldError> {
     };
     part(&mut errors, domain, dns_label);
     if !domain.contains('.') {
-        errors.push(FieldError::invalid(field, domain, "should be a domain with at least two segments separated by dots"));
+        errors.push(FieldError::invalid(
+            field,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        ));
     }
     part(&mut errors, path, dns_subdomain);
     if name.len() > MAX_SIGNER_NAME {
@@ -113,8 +117,10 @@ fn prefixed_key(field: &str, key: &str) -> Vec<FieldError> {
         let detail = "must be a domain-prefixed key (such as \"acme.io/foo\")";
         return vec![FieldError::invalid(field, key, detail)];
     }
-    let mut errors: Vec<FieldError> =
-        dns_subdomain(prefix).iter().map(|wrong| FieldError::invalid(field, prefix, &format!("prefix part {wrong}"))).collect();
+    let mut errors: Vec<FieldError> = dns_subdomain(prefix)
+        .iter()
+        .map(|wrong| FieldError::invalid(field, prefix, &format!("prefix part {wrong}")))
+        .collect();
     if name.len() > MAX_LABEL {
         errors.push(FieldError::invalid(field, name, "name part must be no more than 63 bytes"));
     }

@@ -80,7 +80,10 @@ fn trust_bundle(source: &Value, path: &str, paths: &mut BTreeSet<String>) -> Vec
         (true, false) => errors.extend(names::signer_name(&at("signerName"), signer)),
         (false, true) => {
             if source.get("labelSelector").is_some() {
-                errors.push(FieldError::invalid_omitted(&at("labelSelector"), "labelSelector must be unset if name is specified"));
+                errors.push(FieldError::invalid_omitted(
+                    &at("labelSelector"),
+                    "labelSelector must be unset if name is specified",
+                ));
             }
         }
     }

@@ -17,11 +17,17 @@ pub(crate) fn verify(modulus: &BigUint, exponent: &BigUint, message: &[u8], sign
         return false;
     }
     let encoded_bits = modulus.bits().saturating_sub(1);
-    encoded(&number.modpow(exponent, modulus), encoded_bits).is_some_and(|encoded| matches(&encoded, encoded_bits, message))
+    encoded(&number.modpow(exponent, modulus), encoded_bits)
+        .is_some_and(|encoded| matches(&encoded, encoded_bits, message))
 }
 
 /// Signs with the longest salt that fits. `salt` gives that many random bytes.
-pub(crate) fn sign(modulus: &BigUint, private: &BigUint, message: &[u8], salt: impl Fn(usize) -> Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn sign(
+    modulus: &BigUint,
+    private: &BigUint,
+    message: &[u8],
+    salt: impl Fn(usize) -> Vec<u8>,
+) -> Option<Vec<u8>> {
     let encoded_bits = modulus.bits().checked_sub(1)?;
     let length = usize::try_from(encoded_bits.div_ceil(8)).ok()?;
     let salt = salt(length.checked_sub(HASH)?.checked_sub(2)?);
@@ -51,7 +57,9 @@ fn encoded(number: &BigUint, bits: u64) -> Option<Vec<u8>> {
 
 fn matches(encoded: &[u8], bits: u64, message: &[u8]) -> bool {
     let Some((TRAILER, body)) = encoded.split_last().map(|(last, body)| (*last, body)) else { return false };
-    let Some((block, hash)) = body.len().checked_sub(HASH).and_then(|at| body.split_at_checked(at)) else { return false };
+    let Some((block, hash)) = body.len().checked_sub(HASH).and_then(|at| body.split_at_checked(at)) else {
+        return false;
+    };
     let mut plain = block.to_vec();
     clear_unused(&mut plain, bits);
     if plain.first() != block.first() {

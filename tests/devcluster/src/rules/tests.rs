@@ -1,9 +1,9 @@
 //! The rules, case by case. Each case changes one thing of a request or an answer that passes.
-#![expect(clippy::arithmetic_side_effects, reason = "numbers of a test")]
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, SanType, SubjectPublicKeyInfo,
+    BasicConstraints, Certificate, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, SanType,
+    SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
@@ -94,7 +94,9 @@ fn c3_signer_names() {
         assert_eq!(created(|spec| spec.signer_name = good.to_owned()), [], "{good}");
     }
     let long_label = format!("{}.com/x", "a".repeat(64));
-    for bad in ["", "example.com", "example/x", "a.b/c/d", "A.b/c", "a.b/", "/c", "a..b/c", "a.b/C", long_label.as_str()] {
+    for bad in
+        ["", "example.com", "example/x", "a.b/c/d", "A.b/c", "a.b/", "/c", "a..b/c", "a.b/C", long_label.as_str()]
+    {
         let errors = created(|spec| spec.signer_name = bad.to_owned());
         assert!(!errors.is_empty() && errors.iter().all(|error| error.field == "spec.signerName"), "{bad}: {errors:?}");
     }
@@ -160,7 +162,11 @@ fn c8_rsa_moduli_are_counted_in_whole_bytes() {
     // rcgen cannot make RSA keys with ring, so the size is tested on the key itself.
     use super::key::PublicKey;
     use num_bigint::BigUint;
-    let of = |bits: u64| PublicKey::Rsa { modulus: BigUint::from(1_u8) << (bits - 1), exponent: 65_537_u32.into(), der: Vec::new() };
+    let of = |bits: u64| PublicKey::Rsa {
+        modulus: BigUint::from(1_u8) << (bits - 1),
+        exponent: 65_537_u32.into(),
+        der: Vec::new(),
+    };
     for good in [3065, 3072, 4089, 4096] {
         assert_eq!(of(good).refusal(), None, "{good}");
     }
@@ -295,19 +301,26 @@ fn an_honest_answer_passes() {
 #[test]
 fn s2_s3_one_known_condition_that_is_true() {
     let case = case();
-    assert_eq!(fields(&case.with_status(|status| status.conditions[0].kind = "Ready".to_owned())), [
-        "status.conditions.[0].type"
-    ]);
-    assert!(body(&case.with_status(|status| status.conditions.push(condition("Denied")))).starts_with("There may be at most one"));
-    assert_eq!(fields(&case.with_status(|status| status.conditions[0].status = "False".to_owned())), [
-        "status.conditions.[0].status"
-    ]);
+    assert_eq!(
+        fields(&case.with_status(|status| status.conditions[0].kind = "Ready".to_owned())),
+        ["status.conditions.[0].type"]
+    );
+    assert!(
+        body(&case.with_status(|status| status.conditions.push(condition("Denied"))))
+            .starts_with("There may be at most one")
+    );
+    assert_eq!(
+        fields(&case.with_status(|status| status.conditions[0].status = "False".to_owned())),
+        ["status.conditions.[0].status"]
+    );
 }
 
 #[test]
 fn s4_parts_of_a_condition() {
     let case = case();
-    let part = |change: &dyn Fn(&mut Condition)| fields(&case.with_status(|status| change(&mut status.conditions[0]))).join(",");
+    let part = |change: &dyn Fn(&mut Condition)| {
+        fields(&case.with_status(|status| change(&mut status.conditions[0]))).join(",")
+    };
     assert_eq!(part(&|condition| condition.reason = String::new()), "status.conditions[0].reason");
     assert_eq!(part(&|condition| condition.reason = "no spaces".to_owned()), "status.conditions[0].reason");
     assert_eq!(part(&|condition| condition.reason = "1st".to_owned()), "status.conditions[0].reason");
@@ -349,11 +362,17 @@ fn s8_s18_the_chain_holds_certificates() {
     let leaf = case.leaf(|_| ()).pem();
     let chain = |text: String| body(&case.errors(&case.issued(text)));
     assert_eq!(chain(String::new()), "issued certificate chain must contain at least one certificate");
-    assert_eq!(chain(leaf.replace("CERTIFICATE", "X509")), "issued certificate chain must consist entirely of CERTIFICATE PEM blocks");
+    assert_eq!(
+        chain(leaf.replace("CERTIFICATE", "X509")),
+        "issued certificate chain must consist entirely of CERTIFICATE PEM blocks"
+    );
     let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     assert_eq!(chain(junk.to_owned()), "leaf certificate does not parse as valid X.509");
     assert_eq!(chain(format!("{leaf}{junk}")), "intermediate certificate does not parse as valid X.509");
-    assert_eq!(chain(format!("{leaf}{}", leaf.replace("CERTIFICATE", "X"))), "issued certificate chain must consist entirely of CERTFICATE PEM blocks");
+    assert_eq!(
+        chain(format!("{leaf}{}", leaf.replace("CERTIFICATE", "X"))),
+        "issued certificate chain must consist entirely of CERTFICATE PEM blocks"
+    );
     assert_eq!(chain(format!("words\n{leaf}more words\n{leaf}")), "");
     assert_eq!(chain(format!("{leaf}{}", " ".repeat(102_400))), "may not be more than 102400 bytes");
 }
@@ -361,15 +380,20 @@ fn s8_s18_the_chain_holds_certificates() {
 #[test]
 fn s9_s10_s11_names_of_the_leaf() {
     let case = case();
-    let dns = |name: &str| case.with_leaf(|params| params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())]);
+    let dns = |name: &str| {
+        case.with_leaf(|params| params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())])
+    };
     assert_eq!(dns("*.shop.svc"), []);
     for bad in ["", "a..b", ".a", "a."] {
         assert!(!dns(bad).is_empty(), "{bad:?}");
     }
-    let mail = |name: &str| case.with_leaf(|params| params.subject_alt_names = vec![SanType::Rfc822Name(name.try_into().unwrap())]);
+    let mail = |name: &str| {
+        case.with_leaf(|params| params.subject_alt_names = vec![SanType::Rfc822Name(name.try_into().unwrap())])
+    };
     assert_eq!(mail("shop@example.com"), []);
     assert!(!mail("nobody").is_empty() && !mail("a@").is_empty());
-    let uri = |name: &str| case.with_leaf(|params| params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())]);
+    let uri =
+        |name: &str| case.with_leaf(|params| params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())]);
     assert_eq!(uri("spiffe://prod.example.org/ns/shop/sa/web"), []);
     for bad in ["spiffe://a..b/x", "spiffe://a./x", "spiffe://a b/x", "%zz", "spiffe://a%zz"] {
         assert_eq!(body(&uri(bad)), "leaf certificate does not parse as valid X.509", "{bad}");

@@ -117,7 +117,8 @@ fn is_uri(uri: &str) -> bool {
 }
 
 fn is_scheme(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
 fn percent_encoding_good(text: &str) -> bool {
@@ -135,7 +136,8 @@ fn port_good(host: &str) -> bool {
 
 /// Go looks at the host with its port: no empty label, none at the end.
 fn host_labels_good(host: &str) -> bool {
-    host.is_empty() || host.split('.').all(|label| !label.is_empty() && label.bytes().all(|byte| (33..=126).contains(&byte)))
+    host.is_empty()
+        || host.split('.').all(|label| !label.is_empty() && label.bytes().all(|byte| (33..=126).contains(&byte)))
 }
 
 /// A certification request.
@@ -175,7 +177,8 @@ pub(crate) fn is_mail_address(text: &str) -> bool {
     };
     let Some((local, domain)) = spec.rsplit_once('@') else { return false };
     let atom = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| !c.is_ascii() || c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c))
+        !part.is_empty()
+            && part.chars().all(|c| !c.is_ascii() || c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c))
     };
     let dot_atom = |text: &str| text.split('.').all(atom);
     let quoted = local.len() > 2 && local.starts_with('"') && local.ends_with('"');
