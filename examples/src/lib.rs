@@ -3,6 +3,7 @@
 //! [`echo`] is the pair to read first: a service and its client that speak mTLS with pod certificates, over the crate [`podmint`]. The programs `echo-server` and `echo-client`
 //! run them alone, as in a pod.
 
+pub mod demo;
 pub mod echo;
 pub mod echo_args;
 pub mod echo_counts;
