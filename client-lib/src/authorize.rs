@@ -1,11 +1,12 @@
 //! Which verified identities are let in. There is no default: one has to be named, and an empty list admits nobody.
 
+use crate::connections::Connections;
 use crate::peer::PeerIdentity;
 use crate::spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Decides which peers are let in, once their certificate is verified.
 ///
@@ -29,7 +30,13 @@ enum Rule {
     AnyOf(Vec<Authorizer>),
     Not(Box<Authorizer>),
     Asked(Arc<str>, Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>),
-    Swapped(Arc<ArcSwap<Authorizer>>),
+    Swapped(Arc<Swap>),
+}
+
+/// A rule that can be replaced, and whose open connections are to be looked at again then.
+struct Swap {
+    rule: ArcSwap<Authorizer>,
+    users: Mutex<Vec<Weak<Connections>>>,
 }
 
 impl Authorizer {
@@ -84,7 +91,7 @@ impl Authorizer {
 
     /// A rule that can be replaced while it is in use, and the handle that replaces it.
     pub fn swappable(first: Authorizer) -> (Self, AuthorizerHandle) {
-        let shared = Arc::new(ArcSwap::from_pointee(first));
+        let shared = Arc::new(Swap { rule: ArcSwap::from_pointee(first), users: Mutex::new(Vec::new()) });
         (Self(Rule::Swapped(Arc::clone(&shared))), AuthorizerHandle(shared))
     }
 
@@ -98,19 +105,55 @@ impl Authorizer {
             Rule::AnyOf(rules) => rules.iter().any(|rule| rule.allows(peer)),
             Rule::Not(rule) => !rule.allows(peer),
             Rule::Asked(_, rule) => rule(peer),
-            Rule::Swapped(rule) => rule.load().allows(peer),
+            Rule::Swapped(swap) => swap.rule.load().allows(peer),
+        }
+    }
+
+    /// These connections want to know when a rule inside is replaced.
+    pub(crate) fn tell(&self, connections: &Arc<Connections>) {
+        match &self.0 {
+            Rule::AnyIn(_) | Rule::OneOf(_) | Rule::Prefix(_) | Rule::Asked(..) => {}
+            Rule::AllOf(rules) | Rule::AnyOf(rules) => rules.iter().for_each(|rule| rule.tell(connections)),
+            Rule::Not(rule) => rule.tell(connections),
+            Rule::Swapped(swap) => {
+                let mut users = swap.users();
+                users.retain(|user| user.strong_count() > 0);
+                if !users.iter().any(|user| user.as_ptr() == Arc::as_ptr(connections)) {
+                    users.push(Arc::downgrade(connections));
+                }
+                drop(users);
+                swap.rule.load().tell(connections);
+            }
         }
     }
 }
 
-/// Replaces the rule of [`Authorizer::swappable`]. Handshakes from then on follow the new one.
-#[derive(Debug, Clone)]
-pub struct AuthorizerHandle(Arc<ArcSwap<Authorizer>>);
+impl Swap {
+    fn users(&self) -> MutexGuard<'_, Vec<Weak<Connections>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces the rule of [`Authorizer::swappable`]. Handshakes from then on follow the new one, and open connections whose peer it does not let in are closed.
+#[derive(Clone)]
+pub struct AuthorizerHandle(Arc<Swap>);
+
+impl fmt::Debug for AuthorizerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuthorizerHandle({})", self.0.rule.load())
+    }
+}
 
 impl AuthorizerHandle {
     /// Puts another rule in force.
     pub fn replace(&self, rule: Authorizer) {
-        self.0.store(Arc::new(rule));
+        for user in self.0.users().iter().filter_map(Weak::upgrade) {
+            rule.tell(&user); // it may hold replaceable rules itself
+        }
+        self.0.rule.store(Arc::new(rule));
+        for user in self.0.users().iter().filter_map(Weak::upgrade) {
+            user.recheck_soon();
+        }
     }
 }
 
@@ -124,7 +167,7 @@ impl fmt::Display for Authorizer {
             Rule::AnyOf(rules) => list(f, "nobody", " or ", rules.iter()),
             Rule::Not(rule) => write!(f, "not ({rule})"),
             Rule::Asked(name, _) => f.write_str(name),
-            Rule::Swapped(rule) => rule.load().fmt(f),
+            Rule::Swapped(swap) => swap.rule.load().fmt(f),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::handshake::{self, HandshakeError, Limits, PerGeneration};
 use crate::identity::PodIdentity;
 use crate::stream::Stream;
 use crate::tls::Parts;
+use crate::verify::Side;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use tokio::sync::Semaphore;
 pub struct ClientBuilder {
     parts: Parts,
     limits: Limits,
+    max_age: Option<Duration>,
 }
 
 impl ClientBuilder {
     pub(crate) fn new(identity: PodIdentity, authorizer: Authorizer) -> Self {
-        Self { parts: Parts { identity, authorizer, alpn: Vec::new() }, limits: Limits::default() }
+        Self { parts: Parts { identity, authorizer, alpn: Vec::new() }, limits: Limits::default(), max_age: None }
     }
 
     /// The application protocols, the preferred one first.
@@ -45,7 +47,15 @@ impl ClientBuilder {
         self
     }
 
+    /// The greatest age of a connection, ten per cent more or less. In any case a connection ends with its peer's certificate.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
     /// A rustls config to build once and keep: each handshake reads the current snapshot. It keeps the identity alive.
+    /// Connections made with it are not closed when their peer's certificate or our trust in it ends; those of the [`Connector`] are.
     ///
     /// Turning resumption or early data on in it lets a peer in without being verified.
     ///
@@ -60,6 +70,7 @@ impl ClientBuilder {
     /// # Errors
     /// The crypto provider has no TLS 1.3.
     pub fn connector(self) -> Result<Connector, rustls::Error> {
+        self.parts.authorizer.tell(self.parts.identity.connections());
         let snapshot = self.parts.identity.snapshot();
         let first = self.parts.client_config(Some(&snapshot))?;
         Ok(Connector {
@@ -68,6 +79,7 @@ impl ClientBuilder {
                 turns: Semaphore::new(self.limits.at_once.min(Semaphore::MAX_PERMITS)),
                 parts: self.parts,
                 limits: self.limits,
+                max_age: self.max_age,
             }),
         })
     }
@@ -85,6 +97,7 @@ struct Connecting {
     configs: PerGeneration<ClientConfig>,
     limits: Limits,
     turns: Semaphore,
+    max_age: Option<Duration>,
 }
 
 impl Connector {
@@ -97,7 +110,7 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let Connecting { parts, configs, limits, turns } = &*self.inner;
+        let Connecting { parts, configs, limits, turns, max_age } = &*self.inner;
         handshake::bounded(*limits, turns, async {
             handshake::own_credential_is_valid(&parts.identity)?;
             let snapshot = parts.identity.snapshot();
@@ -110,7 +123,7 @@ impl Connector {
                 .await
                 .map_err(HandshakeError::of_io)?;
             drop(snapshot); // held until here, so that the whole handshake is of one generation
-            Stream::new(stream, generation)
+            Stream::new(stream, Side::Server, parts, *max_age, generation)
         })
         .await
     }

@@ -35,6 +35,8 @@ pub struct Health {
     pub failed_loads: u64,
     /// How changes are noticed.
     pub watch: WatchMode,
+    /// Open connections of our acceptors and connectors.
+    pub connections: usize,
     /// The key file may be read by every user in the pod: set `fsGroup` or `defaultMode: 0440`.
     pub key_is_world_readable: bool,
 }

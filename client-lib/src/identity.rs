@@ -4,6 +4,7 @@
 
 use crate::authorize::Authorizer;
 use crate::client::ClientBuilder;
+use crate::connections::Connections;
 use crate::files::{Disk, FileSource};
 use crate::health::{self, Health, Problem, WatchMode};
 use crate::load::{LoadError, Loader, Seen};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn TimeProvider>,
     skew: Duration,
     pub(crate) poll: Duration,
+    pub(crate) connections: Arc<Connections>,
     /// One reading at a time; holds what the last one found.
     latest: Mutex<Latest>,
 }
@@ -108,6 +110,10 @@ impl PodIdentity {
 
     pub(crate) fn clock(&self) -> &Arc<dyn TimeProvider> {
         &self.running.shared.clock
+    }
+
+    pub(crate) fn connections(&self) -> &Arc<Connections> {
+        &self.running.shared.connections
     }
 
     pub(crate) fn moment(&self) -> Moment {
@@ -184,10 +190,24 @@ impl Shared {
                 not_after = next.credential().not_after().as_secs(),
                 "credentials reloaded"
             );
+            if shrinks(&before, &next) {
+                self.connections.recheck_soon();
+            }
             self.current.store(Arc::clone(&next));
             self.changes.send_replace(next);
         }
         again
+    }
+
+    /// Looks at the open connections: what is due, and, if asked for, who still passes.
+    pub(crate) fn look_after_connections(&self) {
+        self.connections.end_due();
+        let moment = self.moment();
+        self.connections.end_expired(moment.now);
+        if self.connections.take_request() {
+            let ended = self.connections.recheck(&self.snapshot(), moment, &self.loader.provider);
+            tracing::info!(ended, open = self.connections.len(), "looked at every open connection again");
+        }
     }
 
     fn health(&self) -> Health {
@@ -208,9 +228,18 @@ impl Shared {
             loads: latest.loads,
             failed_loads: latest.failed,
             watch: latest.watch,
+            connections: self.connections.len(),
             key_is_world_readable: latest.seen.world_readable,
         }
     }
+}
+
+/// Whether somebody who was believed before may be believed no more. Growth asks for no second look.
+fn shrinks(before: &Snapshot, after: &Snapshot) -> bool {
+    before.trust().any(|(domain, anchors)| {
+        let left = after.anchors(domain);
+        anchors.iter().any(|anchor| left.is_none_or(|left| !left.iter().any(|one| one == anchor)))
+    })
 }
 
 /// A problem keeps its first time while its reason stays; a new one is logged once.
@@ -397,6 +426,7 @@ impl Builder {
             clock: self.clock,
             skew: self.skew,
             poll: self.poll,
+            connections: Arc::default(),
             latest: Mutex::new(latest),
         });
         let task = tokio::spawn(watch::follow(Arc::clone(&shared))).abort_handle();

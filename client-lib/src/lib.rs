@@ -76,6 +76,7 @@
 
 mod authorize;
 mod client;
+mod connections;
 mod credential;
 mod der;
 mod files;
@@ -103,6 +104,7 @@ pub mod testkit;
 
 pub use authorize::{Authorizer, AuthorizerHandle};
 pub use client::{ClientBuilder, Connector};
+pub use connections::Ending;
 pub use credential::Credential;
 pub use files::{Contents, Disk, FileSource, OpenFolder, Place, PlaceKind};
 pub use handshake::HandshakeError;

@@ -5,6 +5,7 @@ use crate::handshake::{self, HandshakeError, Limits, PerGeneration};
 use crate::identity::PodIdentity;
 use crate::stream::Stream;
 use crate::tls::Parts;
+use crate::verify::Side;
 use rustls::ServerConfig;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +17,12 @@ use tokio::sync::Semaphore;
 pub struct ServerBuilder {
     parts: Parts,
     limits: Limits,
+    max_age: Option<Duration>,
 }
 
 impl ServerBuilder {
     pub(crate) fn new(identity: PodIdentity, authorizer: Authorizer) -> Self {
-        Self { parts: Parts { identity, authorizer, alpn: Vec::new() }, limits: Limits::default() }
+        Self { parts: Parts { identity, authorizer, alpn: Vec::new() }, limits: Limits::default(), max_age: None }
     }
 
     /// The application protocols, the preferred one first.
@@ -44,7 +46,15 @@ impl ServerBuilder {
         self
     }
 
+    /// The greatest age of a connection, ten per cent more or less. In any case a connection ends with its peer's certificate.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
     /// A rustls config to build once and keep: each handshake reads the current snapshot. It keeps the identity alive.
+    /// Connections made with it are not closed when their peer's certificate or our trust in it ends; those of the [`Acceptor`] are.
     ///
     /// Turning session storage, tickets or early data on in it lets a peer in without being verified.
     ///
@@ -59,6 +69,7 @@ impl ServerBuilder {
     /// # Errors
     /// The crypto provider has no TLS 1.3.
     pub fn acceptor(self) -> Result<Acceptor, rustls::Error> {
+        self.parts.authorizer.tell(self.parts.identity.connections());
         let snapshot = self.parts.identity.snapshot();
         let first = self.parts.server_config(Some(&snapshot))?;
         Ok(Acceptor {
@@ -67,6 +78,7 @@ impl ServerBuilder {
                 turns: Semaphore::new(self.limits.at_once.min(Semaphore::MAX_PERMITS)),
                 parts: self.parts,
                 limits: self.limits,
+                max_age: self.max_age,
             }),
         })
     }
@@ -84,6 +96,7 @@ struct Accepting {
     configs: PerGeneration<ServerConfig>,
     limits: Limits,
     turns: Semaphore,
+    max_age: Option<Duration>,
 }
 
 impl Acceptor {
@@ -95,7 +108,7 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let Accepting { parts, configs, limits, turns } = &*self.inner;
+        let Accepting { parts, configs, limits, turns, max_age } = &*self.inner;
         handshake::bounded(*limits, turns, async {
             handshake::own_credential_is_valid(&parts.identity)?;
             let snapshot = parts.identity.snapshot();
@@ -108,7 +121,7 @@ impl Acceptor {
                 .await
                 .map_err(HandshakeError::of_io)?;
             drop(snapshot); // held until here, so that the whole handshake is of one generation
-            Stream::new(stream, generation)
+            Stream::new(stream, Side::Client, parts, *max_age, generation)
         })
         .await
     }

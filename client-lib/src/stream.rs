@@ -1,13 +1,21 @@
-//! A connection whose peer is known.
+//! A connection whose peer is known, and which ends when there is no more reason to believe it.
 
+use crate::connections::{Ending, Newcomer, Phase, Registered};
 use crate::handshake::HandshakeError;
 use crate::peer::PeerIdentity;
+use crate::tls::Parts;
+use crate::verify::Side;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
 /// A TLS connection with the identity of its peer. Made by [`Acceptor`](crate::Acceptor) and [`Connector`](crate::Connector).
+///
+/// It ends with its peer's certificate, when the anchor behind the peer is withdrawn, or when a replaced authorizer no longer lets the peer in: then reads and writes fail
+/// with [`io::ErrorKind::ConnectionAborted`] and an [`Ending`]. [`Stream::ending`] tells shortly before a deadline, so that you can finish in good order.
 ///
 /// A TLS 1.3 client has finished its handshake before the server has looked at its certificate. So a server's refusal comes with the first read; its error
 /// then holds a [`HandshakeError`].
@@ -16,16 +24,37 @@ pub struct Stream<IO> {
     inner: tokio_rustls::TlsStream<IO>,
     peer: PeerIdentity,
     generation: u64,
+    registered: Registered,
+    wakers: Wakers,
 }
 
 impl<IO> Stream<IO> {
     pub(crate) fn new(
         inner: impl Into<tokio_rustls::TlsStream<IO>>,
+        side: Side,
+        parts: &Parts,
+        max_age: Option<Duration>,
         generation: u64,
     ) -> Result<Self, HandshakeError> {
         let inner = inner.into();
-        let peer = PeerIdentity::of_verified(inner.get_ref().1).ok_or(HandshakeError::NoPeerCertificate)?;
-        Ok(Self { inner, peer, generation })
+        let tls = inner.get_ref().1;
+        let peer = PeerIdentity::of_verified(tls).ok_or(HandshakeError::NoPeerCertificate)?;
+        let chain = tls.peer_certificates().unwrap_or_default();
+        let newcomer = Newcomer {
+            side,
+            chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
+            authorizer: parts.authorizer.clone(),
+            not_after: peer.not_after(),
+            max_age,
+        };
+        let connections = parts.identity.connections();
+        let registered = connections.register(newcomer, parts.identity.moment().now);
+        // Trust may have moved between the look at the peer and the registration.
+        if parts.identity.snapshot().generation() != generation {
+            connections.recheck_soon();
+        }
+        let wakers = Wakers::new(registered.phase().clone());
+        Ok(Self { inner, peer, generation, registered, wakers })
     }
 
     /// Who is on the other end.
@@ -36,6 +65,23 @@ impl<IO> Stream<IO> {
     /// The generation of our credentials when the handshake began.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Waits until the connection is about to end, and says why. Before a deadline there are up to 30 s left, at most a tenth of what it had; when trust is lost there
+    /// are none.
+    pub fn ending(&self) -> impl Future<Output = Ending> + Send + use<IO> {
+        let mut phase = self.registered.phase().clone();
+        async move {
+            loop {
+                if let Phase::Ending(why) | Phase::Ended(why) = phase.borrow_and_update().clone() {
+                    return why;
+                }
+                if phase.changed().await.is_err() {
+                    // The stream is gone: it ends no more.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
     }
 
     /// The transport below.
@@ -49,6 +95,53 @@ impl<IO> Stream<IO> {
     }
 }
 
+type Ended = Pin<Box<dyn Future<Output = Ending> + Send + Sync>>;
+
+/// One future for each direction, because reader and writer may be different tasks and each must be woken.
+struct Wakers {
+    reading: Ended,
+    writing: Ended,
+}
+
+impl std::fmt::Debug for Wakers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wakers")
+    }
+}
+
+impl Wakers {
+    fn new(phase: watch::Receiver<Phase>) -> Self {
+        Self { reading: Box::pin(ended(phase.clone())), writing: Box::pin(ended(phase)) }
+    }
+}
+
+async fn ended(mut phase: watch::Receiver<Phase>) -> Ending {
+    loop {
+        if let Phase::Ended(why) = phase.borrow_and_update().clone() {
+            return why;
+        }
+        if phase.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// An error once the connection has ended. It is asked first, so that nothing passes any more; while it is open, the task is woken by its end.
+fn check(ended: &mut Ended, registered: &Registered, cx: &mut Context<'_>) -> io::Result<()> {
+    let over = match &*registered.phase().borrow() {
+        Phase::Ended(why) => Some(why.clone()), // the future may be spent
+        Phase::Open | Phase::Ending(_) => None,
+    };
+    let over = match over {
+        Some(why) => Poll::Ready(why),
+        None => ended.as_mut().poll(cx),
+    };
+    match over {
+        Poll::Ready(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)),
+        Poll::Pending => Ok(()),
+    }
+}
+
 /// A TLS alert becomes the error that says who refused whom.
 fn explain(error: io::Error) -> io::Error {
     let kind = error.kind();
@@ -58,14 +151,26 @@ fn explain(error: io::Error) -> io::Error {
     }
 }
 
+impl<IO> Stream<IO> {
+    fn may_read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        check(&mut self.wakers.reading, &self.registered, cx)
+    }
+
+    fn may_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        check(&mut self.wakers.writing, &self.registered, cx)
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.may_read(cx)?;
         Pin::new(&mut self.inner).poll_read(cx, buf).map_err(explain)
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.may_write(cx)?;
         Pin::new(&mut self.inner).poll_write(cx, buf).map_err(explain)
     }
 
@@ -74,6 +179,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.may_write(cx)?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs).map_err(explain)
     }
 
@@ -82,9 +188,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.may_write(cx)?;
         Pin::new(&mut self.inner).poll_flush(cx).map_err(explain)
     }
 
+    /// A goodbye may always be said.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx).map_err(explain)
     }

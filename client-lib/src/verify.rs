@@ -199,8 +199,7 @@ pub(crate) fn peer(
         let id = svid::identity(&facts).map_err(Reason::NotAnSvid)?;
         let anchors = snapshot.anchors(id.trust_domain()).ok_or(Reason::UnknownTrustDomain)?;
         refusal.anchors = anchors.key_ids();
-        chain(leaf, intermediates, anchors, side, moment, provider)
-            .map_err(|reason| name_the_issuer(reason, &facts, intermediates, anchors))?;
+        chain(leaf, intermediates, anchors, side, moment, provider)?;
         let identity = PeerIdentity::new(id, &facts);
         if authorizer.allows(&identity) {
             Ok(identity)
@@ -209,6 +208,22 @@ pub(crate) fn peer(
         }
     })();
     outcome.map_err(|reason| Box::new(Refusal { reason, ..refusal }))
+}
+
+/// Verifies the chain of a connection that is open already, as [`peer`] would now.
+pub(crate) fn again(
+    shown: &[CertificateDer<'_>],
+    side: Side,
+    snapshot: &Snapshot,
+    moment: Moment,
+    provider: &CryptoProvider,
+) -> Result<PeerIdentity, Reason> {
+    let (leaf, intermediates) = shown.split_first().ok_or(Reason::Malformed("certificate"))?;
+    let facts = Facts::read(leaf).map_err(|bad| Reason::Malformed(bad.0))?;
+    let id = svid::identity(&facts).map_err(Reason::NotAnSvid)?;
+    let anchors = snapshot.anchors(id.trust_domain()).ok_or(Reason::UnknownTrustDomain)?;
+    chain(leaf, intermediates, anchors, side, moment, provider)?;
+    Ok(PeerIdentity::new(id, &facts))
 }
 
 /// Verifies a chain to the anchors of one trust domain, names aside.
@@ -261,6 +276,7 @@ pub(crate) fn chain(
         match (ours.take(), reason_for(&error, moment)) {
             (Some(reason), _) => reason,
             (None, Reason::NameConstraint) if uri_limits => Reason::UriConstraint,
+            (None, Reason::BadSignature) if !names_an_anchor(leaf, intermediates, anchors) => Reason::UnknownIssuer,
             (None, reason) => reason,
         }
     })
@@ -304,23 +320,13 @@ fn has_workload_name(issuer: &Facts<'_>) -> bool {
 }
 
 /// With two roots of one name and different keys, webpki says "bad signature" for an unknown issuer. The key identifiers tell.
-fn name_the_issuer(
-    reason: Reason,
-    leaf: &Facts<'_>,
-    intermediates: &[CertificateDer<'_>],
-    anchors: &Anchors,
-) -> Reason {
-    if reason != Reason::BadSignature {
-        return reason;
-    }
+fn names_an_anchor(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], anchors: &Anchors) -> bool {
     let known = anchors.key_ids();
-    let named_issuer = |id: Option<&[u8]>| id.is_none_or(|id| known.contains(&x509::hex(id)));
-    let reaches = named_issuer(leaf.authority_key_id)
-        || intermediates
-            .iter()
-            .filter_map(|one| Facts::read(one).ok())
-            .any(|issuer| named_issuer(issuer.authority_key_id));
-    if reaches { Reason::BadSignature } else { Reason::UnknownIssuer }
+    [leaf]
+        .into_iter()
+        .chain(intermediates)
+        .filter_map(|one| Facts::read(one).ok())
+        .any(|one| one.authority_key_id.is_none_or(|id| known.contains(&x509::hex(id))))
 }
 
 fn reason_for(error: &webpki::Error, moment: Moment) -> Reason {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// A swap raises several events within microseconds: wait for the last of them.
 const SETTLE: Duration = Duration::from_millis(2);
@@ -36,12 +36,29 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             retry = RETRIES.into_iter();
             None
         };
-        tokio::select! {
-            () = watch.changed() => tokio::time::sleep(SETTLE).await,
-            _ = poll.tick() => {}
-            () = until(retry_at) => {}
+        shared.look_after_connections();
+        while let Wake::Connections = wake(&mut watch, &mut poll, retry_at, &shared).await {
+            shared.look_after_connections();
         }
     }
+}
+
+/// What woke the task.
+enum Wake {
+    Files,
+    Connections,
+}
+
+async fn wake(watch: &mut Watch, poll: &mut Interval, retry: Option<Instant>, shared: &Shared) -> Wake {
+    let connections = &shared.connections;
+    tokio::select! {
+        () = watch.changed() => tokio::time::sleep(SETTLE).await,
+        _ = poll.tick() => {}
+        () = until(retry) => {}
+        () = until(connections.next_deadline()) => return Wake::Connections,
+        () = connections.changed.notified() => return Wake::Connections,
+    }
+    Wake::Files
 }
 
 /// Reads the files on a thread that may block. True if it is worth trying again soon.

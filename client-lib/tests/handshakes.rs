@@ -1,5 +1,7 @@
 //! Two ends of a connection: who is let in, who is not, and what each side is told.
 
+#![expect(clippy::as_conversions, clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+
 mod kit;
 
 use kit::{DOMAIN, Pod, Shifted, anyone, aws, reckless_client, ring, server_says, shake};

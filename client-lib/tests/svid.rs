@@ -1,6 +1,8 @@
 //! Each MUST of X.509-SVID that a verifier can see, by a client that breaks it and nothing else. The chain is always good otherwise, and webpki alone
 //! would let most of them in.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+
 mod kit;
 
 use kit::{DOMAIN, Pod, anyone, refusal_of, server_says};

@@ -1,6 +1,7 @@
 //! What the stories of this crate share: a pod's volume with an identity that follows it, and peers that are up to no good.
 
-#![allow(dead_code, reason = "each test binary uses its own part of the kit")]
+#![expect(dead_code, reason = "each test binary uses its own part of the kit")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure is the test's failure")]
 
 use podmint::testkit::{Authority, Issued, Volume};
 use podmint::{Acceptor, Authorizer, Builder, Connector, HandshakeError, PodIdentity, Reason, Source, Stream};
