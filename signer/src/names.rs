@@ -420,8 +420,14 @@ mod tests {
                 match (left.split_first(), right.split_first()) {
                     (None, _) => right.len(),
                     (_, None) => left.len(),
-                    (Some((a, lefts)), Some((b, rights))) => (plain(lefts, rights) + usize::from(a != b))
-                        .min(plain(lefts, right) + 1).min(plain(left, rights) + 1),
+                    (Some((a, lefts)), Some((b, rights))) => [
+                        plain(lefts, rights).saturating_add(usize::from(a != b)),
+                        plain(lefts, right).saturating_add(1),
+                        plain(left, rights).saturating_add(1),
+                    ]
+                    .into_iter()
+                    .min()
+                    .unwrap(),
                 }
             }
             prop_assert_eq!(distance(&left, &right), plain(left.as_bytes(), right.as_bytes()));

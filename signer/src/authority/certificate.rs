@@ -39,7 +39,7 @@ impl CaCertificate {
             return Err(LoadError::UriConstraints(field));
         }
         let extended = certificate.extended_key_usage().map_err(|_garbage| LoadError::Unreadable(field))?;
-        if extended.is_some_and(|usage| !usage.value.any && !(usage.value.client_auth && usage.value.server_auth)) {
+        if extended.is_some_and(|usage| !(usage.value.any || usage.value.client_auth && usage.value.server_auth)) {
             return Err(LoadError::Usage(field));
         }
         Ok(Self {
@@ -104,6 +104,7 @@ fn parse<'d>(field: &'static str, der: &'d [u8]) -> Result<X509Certificate<'d>, 
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
 fn name_constraints<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c NameConstraints<'c>> {
     let extension = certificate.get_extension_unique(&OID_X509_EXT_NAME_CONSTRAINTS).ok().flatten()?;
     match extension.parsed_extension() {
@@ -118,6 +119,7 @@ fn names_uri(constraints: &NameConstraints<'_>) -> bool {
     lists.into_iter().flatten().flatten().any(|subtree| matches!(subtree.base, GeneralName::URI(_)))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
 fn authority_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref().map(|key| key.0),
@@ -125,6 +127,7 @@ fn authority_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
 fn subject_key<'c>(certificate: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
     certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),

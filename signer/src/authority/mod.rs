@@ -11,7 +11,6 @@ pub mod load;
 pub mod make;
 pub mod state;
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
 mod tests;
 pub mod trace;
 

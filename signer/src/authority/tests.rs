@@ -87,7 +87,8 @@ fn nothing_prints_a_key() {
     let printed = format!("{root:?} {generation:?} {:?}", issuer_of(below(&root, 2)));
     let key = String::from_utf8(root.data()["tls.key"].0.clone()).unwrap();
     let key: String = key.lines().filter(|line| !line.starts_with('-')).collect();
-    assert!(!printed.contains(&key[..20]));
+    let start: String = key.chars().take(20).collect();
+    assert!(!printed.contains(&start));
     assert!(printed.len() < 1_000, "{printed}");
 }
 

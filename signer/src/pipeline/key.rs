@@ -168,6 +168,7 @@ impl PublicKey {
         Some(info.subject_public_key.data.as_ref().into())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
     fn rsa(&self) -> Option<(BigUint, u64)> {
         let (_, info) = SubjectPublicKeyInfo::from_der(&self.spki).ok()?;
         match info.parsed().ok()? {

@@ -74,6 +74,7 @@ const RULES: &[Rule] = &[
         )
     }),
     ("authority_key_is_named", |leaf| {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
         let named = |parsed: &ParsedExtension<'_>| match parsed {
             ParsedExtension::AuthorityKeyIdentifier(authority) => {
                 authority.key_identifier.as_ref().is_some_and(|key| !key.0.is_empty())
@@ -136,7 +137,7 @@ mod tests {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.serial_number = Some(SerialNumber::from_slice(&[0x5a; 16]));
         params.not_before = NOW;
-        params.not_after = NOW + time::Duration::hours(1);
+        params.not_after = NOW.saturating_add(time::Duration::hours(1));
         params.subject_alt_names = vec![SanType::URI("spiffe://prod.example.org/ns/a/sa/b".try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

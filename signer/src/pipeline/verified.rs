@@ -226,7 +226,7 @@ mod tests {
         let mut seen = honest();
         match &mut seen.pod {
             Fact::Found(pod, _) => change(pod),
-            Fact::Absent(_) => unreachable!(),
+            Fact::Absent(_) => panic!("an honest pod is there"),
         }
         seen
     }
@@ -251,14 +251,14 @@ mod tests {
     fn denied(seen: impl Fn() -> Observed) -> Denial {
         match twice(seen, POD) {
             Unverified::Deny(denial) => denial,
-            other => panic!("not denied: {other:?}"),
+            other @ (Unverified::LookAgain(_) | Unverified::Hold(_)) => panic!("not denied: {other:?}"),
         }
     }
 
     fn held(seen: impl Fn() -> Observed, again: LookAgain) -> Hold {
         match twice(seen, again) {
             Unverified::Hold(hold) => hold,
-            other => panic!("not held: {other:?}"),
+            other @ (Unverified::LookAgain(_) | Unverified::Deny(_)) => panic!("not held: {other:?}"),
         }
     }
 
