@@ -11,10 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 pub(crate) use self::log::Log;
 pub use self::log::{AuditError, Sink};
 use crate::{
-    cluster::{
-        versions::Version,
-        wire::Target,
-    },
+    cluster::{versions::Version, wire::Target},
     names::{RequestUid, SerialNumber},
     pipeline::{Claim, Denial, Issued, rules::Broken, status},
 };

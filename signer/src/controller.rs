@@ -245,7 +245,7 @@ impl Controller {
     /// Looks at a certificate that was issued under our signer name, whoever wrote it.
     fn inspect(&mut self, signer: usize, uid: RequestUid, version: Version, object: Box<RequestObject>) {
         let chain = object.certificate_chain().unwrap_or_default();
-        if self.parts.live().is_ours(&uid, chain) {
+        if self.parts.live().knows_chain(&uid, chain) {
             return;
         }
         // It reads bytes that somebody else wrote.
@@ -254,10 +254,14 @@ impl Controller {
             self.parts.trace(signer, chain)
         }));
         match origin {
-            Ok(Some(Origin::Ours { .. })) => {}
+            Ok(Some(Origin::Ours { .. })) => self.parts.live().note_chain(&uid, signer, chain),
             Ok(Some(Origin::Foreign { .. } | Origin::Unreadable)) => {
+                self.parts.live().note_chain(&uid, signer, chain);
                 self.parts.metrics.foreign_issuance.inc();
-                tracing::error!(request = uid.as_str(), "a certificate was issued under our signer name that is not ours");
+                tracing::error!(
+                    request = uid.as_str(),
+                    "a certificate was issued under our signer name that is not ours"
+                );
             }
             Ok(None) if self.untraced.len() < MOST_UNTRACED => self.untraced.push((signer, uid, version, object)),
             Ok(None) => {}
@@ -320,13 +324,17 @@ impl Controller {
             Ended::Gone => Next::Leave,
             Ended::Held { hold, pod } => {
                 let awaits = item::awaits(&hold);
+                self.because(uid, hold.label());
                 let first = *self.standing.borrow() == Standing::First;
                 if let (true, Some(item)) = (first, self.queue.get_mut(uid)) {
                     item.tell(&self.parts, &hold, pod, now);
                 }
                 self.wait(uid, item::backoff(&hold), awaits)
             }
-            Ended::Faulted => self.wait(uid, FAULT, Awaits::Time),
+            Ended::Faulted => {
+                self.because(uid, "fault");
+                self.wait(uid, FAULT, Awaits::Time)
+            }
         };
         if next == Next::Leave
             && let Some(item) = self.queue.get(uid)
@@ -345,6 +353,12 @@ impl Controller {
         // So that the Event comes when it is due, and not with the next look after that.
         let until = told.filter(|told| *told > now).map_or(until, |told| until.min(told));
         Next::Wait { until, awaits }
+    }
+
+    fn because(&mut self, uid: &RequestUid, reason: &'static str) {
+        if let Some(item) = self.queue.get_mut(uid) {
+            item.because(reason);
+        }
     }
 
     fn drop_from_queue(&mut self, uid: &RequestUid) -> bool {

@@ -189,9 +189,6 @@ mod tests {
         let health = Health::new();
         assert_eq!(get("/metrics", &health), StatusCode::OK);
         assert_eq!(get("/", &health), StatusCode::NOT_FOUND);
-        assert_eq!(
-            answer(&Method::POST, "/livez", &health, &Metrics::new()).status(),
-            StatusCode::METHOD_NOT_ALLOWED
-        );
+        assert_eq!(answer(&Method::POST, "/livez", &health, &Metrics::new()).status(), StatusCode::METHOD_NOT_ALLOWED);
     }
 }

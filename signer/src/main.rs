@@ -45,7 +45,8 @@ async fn serve(arguments: RunArguments) -> Result<()> {
     let client = client(arguments.kubeconfig.as_deref()).await?;
     let namespace = arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let identity = arguments.identity.clone().unwrap_or_else(host_name);
-    let listener = arguments.listen.map(TcpListener::bind).transpose().context("could not listen where --listen says")?;
+    let listener =
+        arguments.listen.map(TcpListener::bind).transpose().context("could not listen where --listen says")?;
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone())?);
     loop {
@@ -55,7 +56,11 @@ async fn serve(arguments: RunArguments) -> Result<()> {
             namespace: namespace.clone(),
             identity: identity.clone(),
             audit: sink(&arguments.audit_log),
-            listen: listener.as_ref().map(TcpListener::try_clone).transpose().context("could not share the listener")?,
+            listen: listener
+                .as_ref()
+                .map(TcpListener::try_clone)
+                .transpose()
+                .context("could not share the listener")?,
             guard: arguments.admission_guard.into(),
             pace: Pace::real(),
         };
@@ -87,7 +92,10 @@ async fn changed(arguments: &ConfigArguments, before: &str) -> (String, Config) 
             Err(error) => {
                 let text = format!("{error:#}");
                 if said.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "the configuration has changed and is not good; the last good one stays");
+                    tracing::error!(
+                        error = text,
+                        "the configuration has changed and is not good; the last good one stays"
+                    );
                     said = Some(text);
                 }
             }
@@ -97,11 +105,12 @@ async fn changed(arguments: &ConfigArguments, before: &str) -> (String, Config) 
 
 fn read(arguments: &ConfigArguments) -> Result<(String, Config)> {
     let ConfigArguments { config: path, signer_domain, cluster_domain } = arguments;
-    let domains = Domains::parse(signer_domain, cluster_domain).context("--signer-domain or --cluster-domain is no domain")?;
+    let domains =
+        Domains::parse(signer_domain, cluster_domain).context("--signer-domain or --cluster-domain is no domain")?;
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("could not read the configuration {}: give its path with --config", path.display()))?;
-    let config = Config::parse(&text, &domains)
-        .with_context(|| format!("the configuration {} is not good", path.display()))?;
+    let config =
+        Config::parse(&text, &domains).with_context(|| format!("the configuration {} is not good", path.display()))?;
     Ok((text, config))
 }
 

@@ -71,28 +71,43 @@ pub(crate) struct CauseLabels {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut list = List(Registry::with_prefix("podmint_signer"));
-        let answers = list.family("answers", "Answers given, by answer and reason; a hold or a fault counts each time it is found");
-        let answer_seconds = list.add("answer_seconds", "From the creation of a request to its answer", || Histogram::new(WAITS));
-        let walk_seconds = list.add("walk_seconds", "One walk of a request, by how it ended", || {
-            Family::new_with_constructor(new_walk_histogram as fn() -> Histogram)
-        });
-        let oldest_pending_seconds = list.add("oldest_pending_seconds", "Age of the oldest unanswered request", Gauge::default);
+        let answers = list
+            .family("answers", "Answers given, by answer and reason; a hold or a fault counts each time it is found");
+        let answer_seconds =
+            list.add("answer_seconds", "From the creation of a request to its answer", || Histogram::new(WAITS));
+        let new_walk: fn() -> Histogram = || Histogram::new(WALKS);
+        let walk_seconds = list
+            .add("walk_seconds", "One walk of a request, by how it ended", || Family::new_with_constructor(new_walk));
+        let oldest_pending_seconds =
+            list.add("oldest_pending_seconds", "Age of the oldest unanswered request", Gauge::default);
         let queue = list.family("queue", "Unanswered requests, by what is happening to them");
-        let in_flight_limit = list.add("in_flight_limit", "How many requests may be walked at a time just now", Gauge::default);
+        let in_flight_limit =
+            list.add("in_flight_limit", "How many requests may be walked at a time just now", Gauge::default);
         let requests = list.add("requests", "Requests seen for the first time", Counter::default);
         let requests_per_second =
             list.add("requests_per_second", "New requests a second, over the last minute", Gauge::default);
-        let short_lives =
-            list.add("short_lives", "Certificates too short to outlive a signer outage of nine hours", Counter::default);
-        let ignored_csr_content =
-            list.add("ignored_csr_content", "Requests whose CSR held more than a key; the rest was ignored", Counter::default);
-        let shared_keys = list.add("shared_keys", "Requests held because another pod asked with the same key", Counter::default);
+        let short_lives = list.add(
+            "short_lives",
+            "Certificates too short to outlive a signer outage of nine hours",
+            Counter::default,
+        );
+        let ignored_csr_content = list.add(
+            "ignored_csr_content",
+            "Requests whose CSR held more than a key; the rest was ignored",
+            Counter::default,
+        );
+        let shared_keys =
+            list.add("shared_keys", "Requests held because another pod asked with the same key", Counter::default);
         let rejected_writes = list.family("rejected_writes", "Status writes that the API server refused, by cause");
         let lost_races = list.add("lost_races", "Requests that somebody else answered first", Counter::default);
-        let malformed_objects = list.add("malformed_objects", "Objects skipped because they could not be read", Counter::default);
+        let malformed_objects =
+            list.add("malformed_objects", "Objects skipped because they could not be read", Counter::default);
         let panics = list.add("panics", "Walks that panicked; their request was set aside", Counter::default);
-        let foreign_issuance =
-            list.add("foreign_issuance", "Certificates issued under our signer name that are not ours", Counter::default);
+        let foreign_issuance = list.add(
+            "foreign_issuance",
+            "Certificates issued under our signer name that are not ours",
+            Counter::default,
+        );
         let ca_usable_until_timestamp_seconds = list.add(
             "ca_usable_until_timestamp_seconds",
             "Until when the first CA to end can issue; 0 while one cannot",
@@ -100,7 +115,8 @@ impl Metrics {
         );
         let trust_in_sync =
             list.add("trust_in_sync", "1 when every root was just read back from the API server", Gauge::default);
-        let trust_repairs = list.add("trust_repairs", "Trust bundles written because they were missing or edited", Counter::default);
+        let trust_repairs =
+            list.add("trust_repairs", "Trust bundles written because they were missing or edited", Counter::default);
         let foreign_bundles =
             list.add("foreign_bundles", "Trust bundles under our signer names that are not ours", Gauge::default);
         let guard = list.family("guard", "1 for the state that the admission guard is in");
@@ -225,10 +241,6 @@ impl List {
     {
         self.add(name, help, Family::default)
     }
-}
-
-fn new_walk_histogram() -> Histogram {
-    Histogram::new(WALKS)
 }
 
 /// How a walk may end; `lost` to somebody who answered first, `dropped` with the signer or by a panic.

@@ -29,11 +29,7 @@ use crate::{
         watch::Watch,
     },
     config::Config,
-    controller::{
-        Controller,
-        live::Live,
-        walk::Parts,
-    },
+    controller::{Controller, live::Live, walk::Parts},
     health::{self, Health},
     metrics::Metrics,
     pace::Pace,
@@ -88,6 +84,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     let (metrics, health) = (Metrics::new(), Health::new());
     let log = Log::open(audit).map_err(RunError::Audit)?;
     let mut tasks = JoinSet::new();
+    // Until the parts hold tokens of their own: a signer that never saw an API server is not ready.
+    let starting = health.token("API server seen");
     if let Some(listener) = listen {
         listener.set_nonblocking(true).map_err(RunError::Listen)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(RunError::Listen)?;
@@ -180,6 +178,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         live: Mutex::new(Live::default()),
         watch_tokens: Mutex::new(watch_tokens),
     });
+    drop(starting);
     // What would be held for the very first moment need not be looked at twice.
     let settled = tokio::time::timeout(pace.of(SETTLE), settle(guard_state.subscribe(), authorities));
     tokio::select! {

@@ -99,7 +99,11 @@ fn write_all(output: &mut Output, waiting: &mpsc::Receiver<Line>) {
 
 enum Output {
     /// `torn` after half a line: the next one begins on a line of its own.
-    File { path: PathBuf, file: std::fs::File, torn: bool },
+    File {
+        path: PathBuf,
+        file: std::fs::File,
+        torn: bool,
+    },
     Stdout,
     Memory(Arc<Mutex<Vec<Value>>>),
 }
@@ -184,7 +188,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STACK: usize = 128 << 10;
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
 mod tests {
     use serde_json::json;
 

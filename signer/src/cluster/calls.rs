@@ -217,9 +217,12 @@ impl CallError {
     fn refusal(&self) -> Option<&Refused> {
         match self {
             Self::Refused(refused) => Some(refused),
-            Self::Late(_) | Self::Unreachable(_) | Self::Reply(_) | Self::TooLong(_) | Self::Body(_) | Self::Path(_) => {
-                None
-            }
+            Self::Late(_)
+            | Self::Unreachable(_)
+            | Self::Reply(_)
+            | Self::TooLong(_)
+            | Self::Body(_)
+            | Self::Path(_) => None,
         }
     }
 
@@ -256,7 +259,10 @@ impl CallError {
 
     /// Somebody else's answer stands already, and answers are final.
     pub(crate) fn is_immutable(&self) -> bool {
-        self.is_invalid() && self.refusal().is_some_and(|refused| refused.any_cause(|cause| cause.message.contains("immutable after")))
+        self.is_invalid()
+            && self
+                .refusal()
+                .is_some_and(|refused| refused.any_cause(|cause| cause.message.contains("immutable after")))
     }
 
     /// The status strategy found that we lack `sign` on the signer name; it says so as an invalid field.
@@ -329,7 +335,11 @@ mod tests {
 
     fn refused(code: u16, status: serde_json::Value) -> CallError {
         let code = StatusCode::from_u16(code).unwrap();
-        CallError::Refused(Box::new(Refused { code, retry_after: None, status: serde_json::from_value(status).unwrap() }))
+        CallError::Refused(Box::new(Refused {
+            code,
+            retry_after: None,
+            status: serde_json::from_value(status).unwrap(),
+        }))
     }
 
     /// In the words of kube-apiserver 1.37.2.
@@ -348,7 +358,8 @@ mod tests {
         let beaten = "Invalid value: …: immutable after PodCertificateRequest is issued, denied, or failed";
         let beaten = refused(422, json!({"details": {"causes": [{"field": "status", "message": beaten}]}}));
         assert!(beaten.is_immutable() && !beaten.lacks_sign());
-        let ours = "Invalid value: …: status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
+        let ours =
+            "Invalid value: …: status is immutable unless transitioning to \"Issued\", \"Denied\", or \"Failed\"";
         let ours = refused(422, json!({"details": {"causes": [{"field": "status", "message": ours}]}}));
         assert!(!ours.is_immutable() && ours.is_invalid());
         let sign = "Forbidden: User \"x\" is not permitted to \"sign\" for signer \"podmint.dev/workload\"";

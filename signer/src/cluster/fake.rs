@@ -94,8 +94,11 @@ impl Fake {
         let name = path.rsplit('/').next().unwrap().to_owned();
         match *method {
             Method::GET if path.ends_with("clustertrustbundles") => {
-                let items: Vec<&Value> =
-                    objects.range(path.clone()..).take_while(|(key, _)| key.starts_with(&path)).map(|(_, it)| it).collect();
+                let items: Vec<&Value> = objects
+                    .range(path.clone()..)
+                    .take_while(|(key, _)| key.starts_with(&path))
+                    .map(|(_, it)| it)
+                    .collect();
                 (200, json!({"metadata": {"resourceVersion": "9"}, "items": items}))
             }
             Method::GET => objects.get(&path).map_or_else(|| absent(&name), |object| (200, object.clone())),

@@ -92,7 +92,9 @@ impl Lookout {
     pub(crate) async fn run(self) {
         let mut token = Some(self.token);
         if self.guard == Guard::Off {
-            tracing::warn!("the admission guard is off: whoever may create certificate requests gets certificates for any pod");
+            tracing::warn!(
+                "the admission guard is off: whoever may create certificate requests gets certificates for any pod"
+            );
             tell(&self.state, &self.metrics, GuardState::Off);
             return;
         }
@@ -325,7 +327,8 @@ impl Binding {
 
 impl Matching {
     fn is_everything(&self) -> bool {
-        let Self { match_policy: _, resource_rules, exclude_resource_rules, namespace_selector, object_selector } = self;
+        let Self { match_policy: _, resource_rules, exclude_resource_rules, namespace_selector, object_selector } =
+            self;
         resource_rules.is_empty()
             && exclude_resource_rules.is_empty()
             && *namespace_selector == Selector::default()
@@ -402,13 +405,21 @@ mod tests {
 
     #[test]
     fn the_built_in_text_has_all_four_parts_for_any_domain_and_user() {
-        let Shown { requests: Some(requests), requests_binding: Some(_), answers: Some(answers), answers_binding: Some(_) } = ours()
+        let Shown {
+            requests: Some(requests),
+            requests_binding: Some(_),
+            answers: Some(answers),
+            answers_binding: Some(_),
+        } = ours()
         else {
             panic!("a part is missing")
         };
         assert_eq!(requests.match_conditions[0].expression, "object.spec.signerName.startsWith('mint.example.org/')");
         assert_eq!(answers.match_conditions[0].expression, "oldObject.spec.signerName.startsWith('mint.example.org/')");
-        assert_eq!(answers.validations[0].expression, "request.userInfo.username == 'system:serviceaccount:mint:signer'");
+        assert_eq!(
+            answers.validations[0].expression,
+            "request.userInfo.username == 'system:serviceaccount:mint:signer'"
+        );
     }
 
     #[test]

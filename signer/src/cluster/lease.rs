@@ -76,7 +76,11 @@ impl Turn {
     fn stand(&self, standing: Standing) {
         let changed = self.standing.send_if_modified(|before| std::mem::replace(before, standing) != standing);
         if changed {
-            tracing::info!(identity = self.identity, first = standing == Standing::First, "who answers first has changed");
+            tracing::info!(
+                identity = self.identity,
+                first = standing == Standing::First,
+                "who answers first has changed"
+            );
         }
     }
 

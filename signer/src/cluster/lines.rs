@@ -90,7 +90,6 @@ impl<B: Body<Data = Bytes, Error: fmt::Display> + Unpin> Lines<B> {
 const LONGEST: usize = 3 << 20;
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
 mod tests {
     use futures::{StreamExt, stream};
     use http_body_util::StreamBody;

@@ -47,7 +47,8 @@ impl Lookup {
         let (pod, service_account, node) = tokio::try_join!(
             read(self.calls.clone(), pod, freshness, |pod: &Pod| PodFacts::from(pod)),
             self.accounts.join(account, freshness, |path| {
-                read(self.calls.clone(), path, freshness, |account: &ServiceAccount| ServiceAccountFacts::from(account)).boxed()
+                read(self.calls.clone(), path, freshness, |account: &ServiceAccount| ServiceAccountFacts::from(account))
+                    .boxed()
             }),
             self.nodes.join(node, freshness, |path| {
                 read(self.calls.clone(), path, freshness, |node: &Node| NodeFacts::from(node)).boxed()

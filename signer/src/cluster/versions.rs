@@ -136,7 +136,10 @@ mod tests {
         assert_eq!(choose(&both, &none), Served { requests: v1, beta_requests: false, bundles: v1 });
         assert_eq!(choose(&none, &both), Served { requests: beta, beta_requests: true, bundles: beta });
         assert_eq!(choose(&both, &both), Served { requests: v1, beta_requests: true, bundles: v1 });
-        assert_eq!(choose(&list(&[BUNDLES]), &list(&[REQUESTS])), Served { requests: beta, beta_requests: true, bundles: v1 });
+        assert_eq!(
+            choose(&list(&[BUNDLES]), &list(&[REQUESTS])),
+            Served { requests: beta, beta_requests: true, bundles: v1 }
+        );
         assert_eq!(choose(&none, &none), Served::default());
     }
 }

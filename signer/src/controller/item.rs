@@ -28,6 +28,8 @@ pub(crate) struct Item {
     seen: Instant,
     age: Duration,
     attempts: u32,
+    /// Why it came back last.
+    reason: &'static str,
     held: Option<Instant>,
     /// What the pod's author was told last.
     told: Option<&'static str>,
@@ -58,6 +60,7 @@ impl Item {
             seen: Instant::now(),
             age,
             attempts: 0,
+            reason: "",
             held: None,
             told: None,
         }
@@ -75,12 +78,7 @@ impl Item {
     }
 
     pub(crate) fn job(&self) -> Job {
-        Job {
-            signer: self.signer,
-            target: self.target.clone(),
-            version: self.version,
-            object: self.object.clone(),
-        }
+        Job { signer: self.signer, target: self.target.clone(), version: self.version, object: self.object.clone() }
     }
 
     /// How old the request is.
@@ -91,6 +89,13 @@ impl Item {
     /// Roughly the bytes it keeps in memory beyond those of every item.
     pub(crate) fn weight(&self) -> usize {
         self.object.as_deref().map_or(0, weight)
+    }
+
+    /// Another reason than last time begins another backoff.
+    pub(crate) fn because(&mut self, reason: &'static str) {
+        if std::mem::replace(&mut self.reason, reason) != reason {
+            self.attempts = 0;
+        }
     }
 
     /// The number of times it has come back, for its backoff.

@@ -82,7 +82,6 @@ const SLOW: Duration = Duration::from_secs(6);
 const SAME_OVERLOAD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
 mod tests {
     use super::*;
 

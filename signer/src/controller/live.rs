@@ -1,4 +1,4 @@
-//! What is remembered of every live request, answered ones included: its public key, and the chain that we published for it.
+//! What is remembered of every live request, answered ones included: its public key, and its chain once we know it.
 //!
 //! Two pods with one key mean that somebody copied a key, or replayed a request that he could read: the later one gets nothing.
 //! A chain that is known need not be traced when it comes back on the watch.
@@ -34,6 +34,8 @@ struct Holder {
     pod: Half,
     /// Seconds since 1970; the request that was made first has the key.
     created: i64,
+    /// Whether it has, or is about to have, its certificate: then nobody comes first any more.
+    served: bool,
 }
 
 impl Live {
@@ -57,22 +59,32 @@ impl Live {
         let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
         if let Some(holder) = self.keys.get(&key)
             && holder.pod != pod
-            && (holder.created, holder.request) < (created, request)
+            && (holder.served || (holder.created, holder.request) < (created, request))
         {
             return false;
         }
-        self.keys.insert(key, Holder { request, pod, created });
-        self.known(request, signer).key = Some(key);
+        let known = self.known(request, signer);
+        known.key = Some(key);
+        let served = known.chain.is_some();
+        self.keys.insert(key, Holder { request, pod, created, served });
         true
     }
 
-    /// Notes what we are about to publish for a request: it must be known before the watch shows it.
-    pub(crate) fn publishing(&mut self, request: &RequestUid, signer: usize, chain: &str) {
-        self.known(half(request.as_str()), signer).chain = Some(half(chain));
+    /// Notes the chain of a request: what we are about to publish, before the watch shows it, or what was traced already.
+    pub(crate) fn note_chain(&mut self, request: &RequestUid, signer: usize, chain: &str) {
+        let request = half(request.as_str());
+        let known = self.known(request, signer);
+        known.chain = Some(half(chain));
+        if let Some(key) = known.key
+            && let Some(holder) = self.keys.get_mut(&key)
+            && holder.request == request
+        {
+            holder.served = true;
+        }
     }
 
-    /// Whether this is the chain that we published.
-    pub(crate) fn is_ours(&self, request: &RequestUid, chain: &str) -> bool {
+    /// Whether this very chain was noted.
+    pub(crate) fn knows_chain(&self, request: &RequestUid, chain: &str) -> bool {
         self.requests.get(&half(request.as_str())).is_some_and(|known| known.chain == Some(half(chain)))
     }
 
@@ -147,6 +159,17 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_certificate_keeps_the_key() {
+        // Made in the same second: which of two UIDs comes first is chance.
+        for (first, second) in [("r1", "r2"), ("r2", "r1")] {
+            let mut live = Live::default();
+            assert!(claim(&mut live, "k", first, "p1", 10));
+            live.note_chain(&uid(first), 0, "chain");
+            assert!(!claim(&mut live, "k", second, "p2", 10));
+        }
+    }
+
+    #[test]
     fn one_pod_may_ask_twice_with_one_key() {
         let mut live = Live::default();
         assert!(claim(&mut live, "k", "r1", "p1", 10) && claim(&mut live, "k", "r2", "p1", 11));
@@ -174,10 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_chain_that_was_published_is_ours() {
+    fn only_the_very_chain_that_was_noted_is_known() {
         let mut live = Live::default();
-        live.publishing(&uid("r1"), 0, "chain");
-        assert!(live.is_ours(&uid("r1"), "chain"));
-        assert!(!live.is_ours(&uid("r1"), "another") && !live.is_ours(&uid("r2"), "chain"));
+        live.note_chain(&uid("r1"), 0, "chain");
+        assert!(live.knows_chain(&uid("r1"), "chain"));
+        assert!(!live.knows_chain(&uid("r1"), "another") && !live.knows_chain(&uid("r2"), "chain"));
     }
 }

@@ -259,7 +259,6 @@ impl<T> Queue<T> {
 const BACKLOG: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests count on small numbers")]
 mod tests {
     use super::*;
 
@@ -282,7 +281,8 @@ mod tests {
     #[test]
     fn namespaces_take_turns() {
         let now = Instant::now();
-        let mut queue = queue(&[("flood", "f1"), ("flood", "f2"), ("flood", "f3"), ("quiet", "q1"), ("calm", "c1")], now);
+        let mut queue =
+            queue(&[("flood", "f1"), ("flood", "f2"), ("flood", "f3"), ("quiet", "q1"), ("calm", "c1")], now);
         assert_eq!(take_all(&mut queue, now), ["f1", "q1", "c1", "f2", "f3"]);
     }
 

@@ -102,7 +102,9 @@ enum WalkError {
     Rejected(#[source] Arc<CallError>),
     #[error("the signer lacks the right to `sign` for this signer name: apply deploy/rbac.yaml")]
     LacksSign(#[source] Arc<CallError>),
-    #[error("the signer may not write the status: apply deploy/rbac.yaml (update on podcertificaterequests/status) and look at the admission guard")]
+    #[error(
+        "the signer may not write the status: apply deploy/rbac.yaml (update on podcertificaterequests/status) and look at the admission guard"
+    )]
     Forbidden(#[source] Arc<CallError>),
     #[error("the request changed again and again while it was looked at")]
     Restless,
@@ -261,7 +263,7 @@ async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) 
         Err(error) => return Ok(unrecorded(parts, job, &error, Some((claim.pod.clone(), claim.pod_uid.clone())))),
     };
     if let Some(chain) = recorded.chain_pem() {
-        parts.live().publishing(&claim.target.uid, job.signer, chain);
+        parts.live().note_chain(&claim.target.uid, job.signer, chain);
     }
     let once = send(parts, recorded, version).await?;
     if matches!(once, Once::End(Ended::Answered)) {
@@ -341,10 +343,13 @@ fn judge(parts: &Parts, put: Put) -> (Outcome, Result<Once, WalkError>) {
         }
         Put::Unfit(broken) => (Outcome::Withdrawn, Err(WalkError::Unfit(broken))),
         Put::Refused(error) => {
-            let (cause, error) = match Arc::new(error) {
-                error if error.lacks_sign() => ("lacks_sign", WalkError::LacksSign(error)),
-                error if error.is_forbidden() => ("forbidden", WalkError::Forbidden(error)),
-                error => ("invalid", WalkError::Rejected(error)),
+            let error = Arc::new(error);
+            let (cause, error) = if error.lacks_sign() {
+                ("lacks_sign", WalkError::LacksSign(error))
+            } else if error.is_forbidden() {
+                ("forbidden", WalkError::Forbidden(error))
+            } else {
+                ("invalid", WalkError::Rejected(error))
             };
             parts.metrics.rejected(cause);
             (Outcome::Rejected, Err(error))
@@ -398,7 +403,8 @@ impl Parts {
     pub(crate) fn age(&self, created: Option<jiff::Timestamp>) -> Duration {
         let Some((now, created)) = self.calls.clock().now().zip(created) else { return Duration::ZERO };
         let seconds = now.unix_timestamp().saturating_sub(created.as_second());
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        // Both are whole seconds: what seems to be one second old was most often made this very moment.
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).saturating_sub(Duration::from_secs(1))
     }
 
     /// Whether a chain that somebody published under this signer name is one of ours; none while we do not know our own roots.

@@ -207,7 +207,11 @@ async fn a_lost_reply_is_looked_up_and_ours_is_fine() {
 async fn a_lost_race_is_no_rejected_write() {
     let scene = scene().await;
     let cause = json!({"field": "status", "message": "Invalid value: immutable after PodCertificateRequest is issued, denied, or failed"});
-    scene.first_put(|_, _| {}, 422, json!({"code": 422, "reason": "Invalid", "details": {"name": "r", "causes": [cause]}}));
+    scene.first_put(
+        |_, _| {},
+        422,
+        json!({"code": 422, "reason": "Invalid", "details": {"name": "r", "causes": [cause]}}),
+    );
     assert!(matches!(scene.walk().await, Ended::Lost));
     assert!(scene.metric("lost_races_total 1") && scene.metric("rejected_writes_total{cause=\"invalid\"} 0"));
 }
@@ -269,7 +273,7 @@ async fn a_certificate_of_another_ca_is_traced_as_foreign() {
     scene.walk().await;
     let chain = scene.fake.get(REQUEST).unwrap()["status"]["certificateChain"].as_str().unwrap().to_owned();
     let uid = object(request()).target().unwrap().uid;
-    assert!(scene.parts.live().is_ours(&uid, &chain));
+    assert!(scene.parts.live().knows_chain(&uid, &chain));
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Ours { .. })));
     let another = issuer();
     let roots = Some(Arc::from(another.generation().trust_bundle()));

@@ -1,0 +1,155 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cluster::fake::{Fake, Instead};
+
+fn request(name: &str, version: u32) -> Value {
+    json!({
+        "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}"), "resourceVersion": version.to_string()},
+        "spec": {"signerName": "podmint.dev/workload", "podName": name},
+    })
+}
+
+fn event(kind: &str, object: &Value) -> String {
+    json!({"type": kind, "object": object}).to_string()
+}
+
+fn page(version: &str, items: &[Value], next: &str) -> Instead {
+    Instead::Json(200, json!({"metadata": {"resourceVersion": version, "continue": next}, "items": items}))
+}
+
+/// A server whose streams and lists are what `answer` says, by the number of the call; it has discovery.
+async fn watch(
+    answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
+) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
+    let fake = Fake::new();
+    let (lists, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    fake.instead(move |method, path, _| {
+        assert_eq!(method, Method::GET);
+        match path {
+            "/apis/certificates.k8s.io/v1" => Some(Instead::Json(200, json!({"resources": [{"name": REQUESTS}]}))),
+            "/apis/certificates.k8s.io/v1beta1" => None,
+            path if path.contains("watch=true") => Some(answer(true, streams.fetch_add(1, Ordering::SeqCst), path)),
+            path => Some(answer(false, lists.fetch_add(1, Ordering::SeqCst), path)),
+        }
+    });
+    let (metrics, pace) = (Metrics::new(), Pace::compressed(1000));
+    let versions = Versions::new(fake.calls(), pace);
+    versions.discover().await.unwrap();
+    let (out, news) = mpsc::channel(16);
+    let signer = SignerName::parse("podmint.dev/workload").unwrap();
+    let refill = Arc::default();
+    let watch = Watch { calls: fake.calls(), versions, signer, number: 3, out, refill, metrics: metrics.clone(), pace };
+    tokio::spawn(watch.run());
+    (news, metrics, fake)
+}
+
+async fn next(news: &mut mpsc::Receiver<(usize, News)>) -> String {
+    let (number, news) = tokio::time::timeout(Duration::from_secs(5), news.recv()).await.unwrap().unwrap();
+    assert_eq!(number, 3);
+    match news {
+        News::Seen(round, _, object) => format!("{round} {}", object.target().unwrap().name),
+        News::Gone(uid) => format!("gone {uid}"),
+        News::Listed(round) => format!("listed {round}"),
+    }
+}
+
+async fn expect(news: &mut mpsc::Receiver<(usize, News)>, all: &[&str]) {
+    for expected in all {
+        assert_eq!(next(news).await, *expected);
+    }
+}
+
+#[tokio::test]
+async fn pages_are_listed_then_events_are_followed() {
+    let (mut news, _, fake) = watch(|stream, number, _| match (stream, number) {
+        (false, 0) => page("5", &[request("a", 1)], "more"),
+        (false, _) => page("7", &[request("b", 2)], ""),
+        (true, 0) => {
+            let bookmark = json!({"metadata": {"resourceVersion": "11"}});
+            let lines =
+                [event("ADDED", &request("c", 8)), event("DELETED", &request("a", 9)), event("BOOKMARK", &bookmark)];
+            Instead::Lines(lines.into(), false)
+        }
+        (true, _) => Instead::Lines(vec![event("MODIFIED", &request("d", 12))], true),
+    })
+    .await;
+    expect(&mut news, &["1 a", "1 b", "listed 1", "1 c", "gone uid-a", "1 d"]).await;
+    let heard = fake.heard.lock().unwrap().join("\n");
+    assert!(heard.contains("fieldSelector=spec.signerName%3Dpodmint.dev%2Fworkload"));
+    assert!(
+        heard.contains("continue=more") && heard.contains("resourceVersion=7") && heard.contains("resourceVersion=11")
+    );
+}
+
+#[tokio::test]
+async fn an_expired_watch_lists_again_whichever_way_it_is_told() {
+    let (mut news, metrics, _) = watch(|stream, number, _| match (stream, number) {
+        (false, _) => page("5", &[], ""),
+        (true, 0) => Instead::Json(410, json!({"code": 410, "reason": "Expired"})),
+        (true, 1) => Instead::Lines(vec![event("ERROR", &json!({"code": 410, "reason": "Expired"}))], true),
+        (true, _) => Instead::Lines(Vec::new(), true),
+    })
+    .await;
+    expect(&mut news, &["listed 1", "listed 2", "listed 3"]).await;
+    assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"expired\"} 2"));
+}
+
+#[tokio::test]
+async fn a_malformed_object_is_skipped_and_counted_and_half_a_line_ends_a_stream() {
+    let (mut news, metrics, _) = watch(|stream, number, _| match (stream, number) {
+        (false, _) => page("5", &[json!("no object"), json!({"spec": 7}), request("a", 1)], ""),
+        (true, 0) => {
+            let garbage =
+                ["{]", "{\"type\":\"ADDED\",\"object\":42}", "{\"type\":\"NEWS\",\"object\":{}}", "{\"type\":\"ADD"];
+            let mut lines: Vec<String> = garbage.map(str::to_owned).into();
+            lines.insert(3, event("ADDED", &request("b", 2)));
+            Instead::Lines(lines, false)
+        }
+        (true, _) => Instead::Lines(vec![event("ADDED", &request("c", 3))], true),
+    })
+    .await;
+    expect(&mut news, &["1 a", "listed 1", "1 b", "1 c"]).await;
+    assert!(metrics.text().unwrap().contains("malformed_objects_total 5"), "{}", metrics.text().unwrap());
+}
+
+#[tokio::test]
+async fn requests_for_other_signers_are_left_alone_even_if_the_server_shows_them() {
+    let mut other = request("other", 1);
+    other["spec"]["signerName"] = "example.org/other".into();
+    let (mut news, _, _) = watch(move |stream, _, _| match stream {
+        false => page("5", &[other.clone(), request("ours", 1)], ""),
+        true => Instead::Lines(Vec::new(), true),
+    })
+    .await;
+    expect(&mut news, &["1 ours", "listed 1"]).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_gone_is_discovered_again() {
+    let (mut news, _, fake) = watch(|stream, number, _| match (stream, number) {
+        (false, 0) => Instead::Json(404, json!({"code": 404, "details": {}})),
+        (false, _) => page("5", &[], ""),
+        (true, _) => Instead::Lines(Vec::new(), true),
+    })
+    .await;
+    expect(&mut news, &["listed 2"]).await;
+    assert_eq!(fake.count("GET /apis/certificates.k8s.io/v1beta1"), 2);
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_long_is_asked_for_in_smaller_pieces() {
+    let (mut news, _, fake) = watch(|stream, _, path| match stream {
+        false if path.contains("limit=500") => {
+            page("5", &vec![json!("x".repeat(1 << 20)); super::super::calls::REPLY_LIMIT >> 20], "")
+        }
+        false => page("5", &[request("a", 1)], ""),
+        true => Instead::Lines(Vec::new(), true),
+    })
+    .await;
+    expect(&mut news, &["1 a", "listed 1"]).await;
+    assert!(fake.heard.lock().unwrap().join("\n").contains("limit=62"));
+}
