@@ -52,6 +52,8 @@ machine_up() {
       "$here/init" "$dir" "$group" </dev/null >>"$dir/log/init" 2>&1
   ) &
   echo $! >"$dir/machine.pid"
+  # The shell need not report how it ends: the machine is always killed.
+  disown
   until_true 20 "the machine did not come up: $(tail -3 "$dir/log/init" 2>/dev/null)" test -e "$dir/booted"
   # Seen from outside, process 1 is the child of unshare.
   cat "/proc/$(cat "$dir/machine.pid")/task/$(cat "$dir/machine.pid")/children" >"$dir/init.pid"
@@ -113,7 +115,8 @@ machine_down() {
 leftovers() {
   local pid before=${dir%/*}/.${dir##*/}.before
   for pid in /proc/[0-9]*; do
-    if grep -qF "/$group" "$pid/cgroup" 2>/dev/null; then echo "process ${pid#/proc/}: $(tr '\0' ' ' <"$pid/cmdline" 2>/dev/null)"; fi
+    # A zombie is dead; when its entry goes is its parent's affair.
+    if ! grep -q '^State:.Z' "$pid/status" 2>/dev/null && grep -qF "/$group" "$pid/cgroup" 2>/dev/null; then echo "process ${pid#/proc/}: $(tr '\0' ' ' <"$pid/cmdline" 2>/dev/null)"; fi
   done
   grep -hF "$dir" /proc/[0-9]*/mountinfo 2>/dev/null | sort -u | sed 's/^/mount /' || true
   find /sys/fs/cgroup -maxdepth 2 -type d -name "$group" | sed 's/^/cgroup /'

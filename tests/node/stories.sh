@@ -142,6 +142,7 @@ has_identity() { # NAMESPACE POD SERVICE_ACCOUNT
 requests_of() { # NAMESPACE POD JSONPATH
   kube -n "$1" get podcertificaterequests --field-selector "spec.podName=$2" -o "jsonpath={range .items[*]}$3{\"\\n\"}{end}"
 }
+asked() { [ -n "$(requests_of "$1" "$2" '{.metadata.name}')" ]; }
 is_answered() { [ -n "$(requests_of "$1" "$2" '{.status.conditions[*].type}' | tr -d '\n')" ]; }
 
 # --- Doing things to the machine and to the signer.
@@ -166,7 +167,7 @@ no_signer() { [ -z "$(kube -n podmint-system get pods -l app.kubernetes.io/name=
 
 # policy FILE   puts another set of PodSigners in force.
 policy() {
-  kube -n podmint-system create configmap podmint-signers --from-file "signers.yaml=$1" --dry-run=client -o yaml | kube -n podmint-system apply -f - >/dev/null
+  kube -n podmint-system create configmap podmint-signers --from-file "signers.yaml=$1" --dry-run=client -o yaml | kube -n podmint-system replace -f - >/dev/null
   kube -n podmint-system rollout restart deployment/podmint-signer >/dev/null
   kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "the signer did not take the policy"
 }

@@ -3,7 +3,7 @@
 namespace story-wait
 signer_down
 pod late | apply story-wait
-until_true 30 "the kubelet made no request" grep -q . <(requests_of story-wait late '{.metadata.name}')
+until_true 30 "the kubelet made no request" asked story-wait late
 until_true 20 "the pod does not say what it waits for" event_says story-wait late "not issued yet"
 stays 5 "a pod started without a certificate" phase_is story-wait late Pending
 has_no_files story-wait late || fail "files without a certificate"

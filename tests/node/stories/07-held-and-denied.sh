@@ -17,7 +17,8 @@ has_identity story-held typo default
 
 # An annotation that the product does not know is a mistake in the pod, and final.
 pod wrong | sed 's#credentialBundlePath: bundle.pem#&, userAnnotations: {podmint.dev/no-such-word: x}#' | apply story-held
-until_true 60 "the request was not denied" grep -q Denied <(requests_of story-held wrong '{.status.conditions[*].type}')
+until_true 60 "the request was not answered" is_answered story-held wrong
+[ "$(requests_of story-held wrong '{.status.conditions[*].type}')" = Denied ] || fail "not denied"
 fact "the condition: $(requests_of story-held wrong '{.status.conditions[0].reason}: {.status.conditions[0].message}')"
 stays 3 "a denied pod runs" phase_is story-held wrong Pending
 has_no_files story-held wrong || fail "files for a denied pod"

@@ -37,9 +37,16 @@ refused "a namespace's administrator" "podmint-requests|kubelet" kube --as syste
 refused "the cluster's administrator" "podmint-requests|kubelet" kube create -f "$dir/tmp/as-victims.json"
 [ -z "$(kube -n story-theft get podcertificaterequests -o name | grep theft)" ] || fail "a thief's request is there"
 
-# Answering is the signer's alone, also for an administrator.
-name=$(requests_of story-theft victim '{.metadata.name}' | head -1)
-refused "an administrator who writes a status" "podmint-answers|signer" kube -n story-theft patch podcertificaterequest "$name" --subresource status --type merge -p '{"status": {"conditions": null}}'
+# Answering is the signer's alone, also for an administrator. While it is down there is a request to try it on.
+signer_down
+pod waiting | apply story-theft
+until_true 30 "the kubelet made no request" asked story-theft waiting
+name=$(requests_of story-theft waiting '{.metadata.name}' | head -1)
+denial='{"status": {"conditions": [{"type": "Denied", "status": "True", "reason": "Theft", "message": "x", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}'
+refused "an administrator who denies a request" "podmint-answers|signer" kube -n story-theft patch podcertificaterequest "$name" --subresource status --type merge -p "$denial"
+signer_up
+running story-theft waiting 90
+has_identity story-theft waiting default
 has_identity story-theft victim default
 kube delete clusterrole story-theft >/dev/null
 kube delete node node-2 >/dev/null
