@@ -12,6 +12,7 @@
 
 mod bind;
 mod down;
+mod forge;
 mod guard;
 mod hold;
 mod hostile;

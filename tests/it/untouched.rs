@@ -1,11 +1,14 @@
 //! What is not ours, or is done, is left alone.
 
 use podmint_tests::call;
+use podmint_tests::keys::{Key, KeyType};
 use podmint_tests::signer::MINUTE;
 use podmint_tests::stage::Said;
 use podmint_tests::until::{never, until};
 use podmint_tests::{Bed, Stage, Who, on_every_bed};
 use serde_json::json;
+
+use crate::forge::{Issue, server_seconds};
 
 on_every_bed! {
     /// Requests for another signer, even below our own domain, are none of our business.
@@ -71,15 +74,19 @@ on_every_bed! {
     /// A certificate under our name that is not ours raises an alarm.
     async fn a_foreign_certificate_is_noticed(bed: Bed) {
         let stage = Stage::open(&bed, "foreign").await;
-        // Another signer of the same name in the same cluster, with a CA of its own.
-        let thief = stage.with_signer_of(&Stage::open(&bed, "elsewhere").await);
+        let signer = stage.a_signer().with("allow", json!([])).start().await.ready().await;
         let pod = stage.any_pod().await;
-        let impostor = thief.a_signer().called("impostor").start().await;
-        let request = stage.request_for(&pod).make().await;
-        stage.issued(&request).await;
-        impostor.stop().await;
-        let ours = stage.a_signer().start().await;
-        until("the alarm is raised", async || (ours.metric("podmint_signer_foreign_issuance_total", &[]).await > 0.5).then_some(())).await;
-        ours.stop().await;
+        let key = Key::make(KeyType::EcdsaP256);
+        let request = stage.request_for(&pod).make_with(&key).await;
+        signer.says("hold", "not_admitted").await;
+        let alarms = async || signer.metric("podmint_signer_foreign_issuance_total", &[]).await;
+        assert!(alarms().await < 0.5);
+        let now = server_seconds(&stage).await;
+        let forged = Issue { key: &key, from: now - 60, life: 86_400, refresh: now + 40_000, reason: "Issued" }.status();
+        let mut object = stage.read(&request).await.unwrap();
+        object["status"] = forged;
+        call::put(&stage.admin, &format!("{}/status", request.path), &object).await.unwrap();
+        until("the alarm is raised", async || (alarms().await > 0.5).then_some(())).await;
+        signer.stop().await;
     }
 }

@@ -6,6 +6,8 @@ use podmint_tests::stage::{Form, Request, RequestPlan};
 use podmint_tests::{Bed, Stage, Who, call, on_every_bed};
 use serde_json::{Value, json};
 
+use crate::forge::{Issue, certificate, conditions, rfc3339, server_seconds};
+
 on_every_bed! {
     /// What may be asked.
     async fn requests_are_judged_as_the_table_says(bed: Bed) {
@@ -129,31 +131,6 @@ fn damaged<'a>(stage: &Stage, honest: &impl Fn() -> RequestPlan<'a>) -> Vec<(&'s
     table
 }
 
-/// A certificate with what the status says about it.
-struct Issue<'a> {
-    key: &'a Key,
-    from: i64,
-    life: i64,
-    refresh: i64,
-    reason: &'a str,
-}
-
-impl Issue<'_> {
-    fn status(&self) -> Value {
-        let mut status = conditions(&["Issued"], self.reason);
-        status["certificateChain"] = json!(certificate(self.key, self.from, self.life, false));
-        status["notBefore"] = json!(rfc3339(self.from));
-        status["beginRefreshAt"] = json!(rfc3339(self.refresh));
-        status["notAfter"] = json!(rfc3339(self.from + self.life));
-        status
-    }
-}
-
-fn conditions(types: &[&str], reason: &str) -> Value {
-    let one = |name: &&str| json!({"type": name, "status": "True", "reason": reason, "message": "words", "lastTransitionTime": "2026-01-01T00:00:00Z"});
-    json!({"conditions": types.iter().map(one).collect::<Vec<_>>()})
-}
-
 fn with(mut status: Value, field: &str, value: Value) -> Value {
     status[field] = value;
     status
@@ -168,31 +145,4 @@ async fn answer(stage: &Stage, request: &Request, status: &Value) -> u16 {
 async fn put(stage: &Stage, request: &Request, object: &Value) -> u16 {
     let done = call::put(&stage.admin, &format!("{}/status", request.path), object).await;
     done.map_or_else(|why| why.code, |_written| 200)
-}
-
-/// Signed by a CA that nobody knows: the API server does not mind.
-fn certificate(key: &Key, from: i64, life: i64, is_ca: bool) -> String {
-    let time = |seconds| time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
-    let mut leaf = rcgen::CertificateParams::default();
-    leaf.not_before = time(from);
-    leaf.not_after = time(from + life);
-    if is_ca {
-        leaf.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    }
-    let mut authority = rcgen::CertificateParams::default();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let issuer = rcgen::Issuer::new(authority, rcgen::KeyPair::generate().unwrap());
-    let public = rcgen::SubjectPublicKeyInfo::from_der(&key.public()).unwrap();
-    leaf.signed_by(&public, &issuer).unwrap().pem()
-}
-
-/// The server's own idea of the time: when it says that it made something.
-async fn server_seconds(stage: &Stage) -> i64 {
-    let namespace = call::get(&stage.admin, &format!("/api/v1/namespaces/{}", stage.namespace)).await.unwrap();
-    podmint_tests::leaf::seconds(namespace["metadata"]["creationTimestamp"].as_str().unwrap())
-}
-
-fn rfc3339(seconds: i64) -> String {
-    let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
-    time.format(&time::format_description::well_known::Rfc3339).unwrap()
 }

@@ -45,7 +45,7 @@ pub fn root() -> &'static Path {
 }
 
 /// The target directory of this very run: `…/target/release/deps/it-…` or `…/target/release/bench`.
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     let this = std::env::current_exe().expect("a process knows its file");
     let release = this.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "release"));
     release.and_then(Path::parent).expect("the stories are built with --release").to_owned()
@@ -58,6 +58,11 @@ fn brought() -> Option<PathBuf> {
 /// Where `tests/run` wants the figures of each story.
 pub(crate) fn tally_file() -> Option<PathBuf> {
     from_environment("PODMINT_TALLY")
+}
+
+/// What to log of the signers in this process, as `RUST_LOG` says it elsewhere: for whoever looks into a story that fails.
+pub(crate) fn log_filter() -> Option<String> {
+    from_environment("PODMINT_LOG").map(|filter| filter.display().to_string())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads the environment")]

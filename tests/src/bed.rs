@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use crate::assets::VERSIONS;
 use crate::server::{Kubernetes, Settings};
-use crate::{Who, call, install};
+use crate::{Who, assets, call, install};
 
 /// A cluster to run a story on.
 #[derive(Clone)]
@@ -136,7 +136,13 @@ pub fn bare() -> podmint_devcluster::Options {
 /// Runs a story. All of them share one runtime, because they share servers and clients.
 pub fn run(story: impl Future<Output = ()>) {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime can be made")).block_on(story);
+    let runtime = RUNTIME.get_or_init(|| {
+        if let Some(filter) = assets::log_filter() {
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        }
+        Runtime::new().expect("a runtime can be made")
+    });
+    runtime.block_on(story);
 }
 
 /// Declares stories that run on every bed. The modules they become are what `tests/run` chooses by: `devcluster`, `v1_37`

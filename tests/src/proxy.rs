@@ -107,13 +107,21 @@ impl Past {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         Some(match object {
             Some(object) => json(StatusCode::OK, object),
-            None => json(StatusCode::NOT_FOUND, Bytes::from_static(NOT_FOUND)),
+            None => json(StatusCode::NOT_FOUND, not_found(path)),
         })
     }
 }
 
-const NOT_FOUND: &[u8] =
-    br#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"NotFound","message":"not found","code":404}"#;
+/// In the words of kube-apiserver, which names what it did not find: a 404 without a name is a path it does not know.
+fn not_found(path: &str) -> Bytes {
+    let mut parts = path.rsplit('/');
+    let (name, kind) = (parts.next(), parts.next());
+    let status = serde_json::json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404,
+        "message": "not found", "details": {"name": name, "kind": kind},
+    });
+    Bytes::from(status.to_string())
+}
 
 const CONFLICT: &[u8] =
     br#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"Conflict","message":"the object has been modified","code":409}"#;

@@ -1,6 +1,7 @@
 //! The signer under test: in this process with compressed waits, or as a process of its own that can be killed.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -113,6 +114,11 @@ impl SignerPlan<'_> {
 
     /// Starts the shipped binary, at its real pace.
     pub async fn start_process(self) -> SignerProcess {
+        self.start_process_of(&assets::binary("podmint-signer")).await
+    }
+
+    /// Starts another build of it.
+    pub async fn start_process_of(self, binary: &Path) -> SignerProcess {
         let scratch = Scratch::new();
         let Some(who) = self.stage.signer_account_name() else { panic!("the signer runs as a service account") };
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port();
@@ -132,7 +138,7 @@ impl SignerPlan<'_> {
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
-        let process = Kept::start(&assets::binary("podmint-signer"), &arguments, &scratch.join("signer.log"));
+        let process = Kept::start(binary, &arguments, &scratch.join("signer.log"));
         SignerProcess { process, metrics: plain_client(port), scratch }
     }
 

@@ -121,12 +121,6 @@ impl Stage {
         Self { signer_name: signer_name.to_owned(), ..self }
     }
 
-    /// The same stage with the signer of another: its account, and its own CA.
-    pub fn with_signer_of(&self, other: &Self) -> Self {
-        let (signer_account, signer_namespace) = (other.signer_account.clone(), other.signer_namespace.clone());
-        Self { signer_account, signer_namespace, ..self.clone() }
-    }
-
     /// Namespace and name of the signer's service account.
     pub fn signer_account_name(&self) -> Option<(&str, &str)> {
         match &self.signer_account {
