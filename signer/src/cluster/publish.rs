@@ -78,14 +78,14 @@ pub(crate) async fn reread(
     }
 }
 
-/// What a request shows about an answer of ours whose fate is not known.
-pub(crate) fn fate(object: &RequestObject, chain: Option<&str>) -> Put {
+/// What a request shows about an answer of ours whose fate is not known; nothing while it is pending.
+pub(crate) fn fate(object: &RequestObject, chain: Option<&str>) -> Option<Put> {
     match object.state() {
-        State::Pending => Put::Conflict,
-        State::Issued if chain.is_some() && object.certificate_chain() == chain => Put::Written,
+        State::Pending => None,
+        State::Issued if chain.is_some() && object.certificate_chain() == chain => Some(Put::Written),
         // Whoever denied it, us or another, it is denied.
-        State::Denied if chain.is_none() => Put::Written,
-        State::Issued | State::Denied | State::Failed => Put::Beaten,
+        State::Denied if chain.is_none() => Some(Put::Written),
+        State::Issued | State::Denied | State::Failed => Some(Put::Beaten),
     }
 }
 

@@ -111,10 +111,6 @@ impl<'t> Place<'t> {
         Self { tree: &node.value, line: node.referenced.line(), path }
     }
 
-    pub(super) fn line(&self) -> u64 {
-        self.line
-    }
-
     /// An error about this place.
     pub(super) fn error(&self, problem: impl Into<String>) -> ConfigError {
         ConfigError {

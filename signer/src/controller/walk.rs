@@ -316,11 +316,8 @@ async fn send(parts: &Parts, recorded: Recorded, version: Version) -> Result<Onc
     if let Put::Unknown(error) = put {
         put = match reread(&parts.calls, version, recorded.target()).await {
             Ok(None) => Put::Gone,
-            Ok(Some(object)) => match fate(&object, recorded.chain_pem()) {
-                // It is still pending and the write may be on its way; the next one will win or lose against it.
-                Put::Conflict => Put::Failed(error),
-                other => other,
-            },
+            // While it is pending the write may be on its way yet; the next one will win or lose against it.
+            Ok(Some(object)) => fate(&object, recorded.chain_pem()).unwrap_or(Put::Unknown(error)),
             Err(_) => Put::Unknown(error),
         };
     }
