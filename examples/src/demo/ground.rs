@@ -39,7 +39,9 @@ impl Ground {
     pub fn describe(&self) -> String {
         match self {
             Self::Embedded(_) => "embedded cluster, admission guard off".to_owned(),
-            Self::Real(server) => format!("{}, admission guard {}", server.describe(), if server.guarded() { "on" } else { "off" }),
+            Self::Real(server) => {
+                format!("{}, admission guard {}", server.describe(), if server.guarded() { "on" } else { "off" })
+            }
         }
     }
 
@@ -54,7 +56,7 @@ impl Ground {
     /// May do everything.
     pub fn admin(&self) -> Result<Client> {
         match self {
-            Self::Embedded(cluster) => Ok(cluster.client(&Identity::Admin)),
+            Self::Embedded(cluster) => cluster.try_client(&Identity::Admin),
             Self::Real(server) => Ok(server.admin()),
         }
     }
@@ -62,7 +64,7 @@ impl Ground {
     /// The kubelet of a node.
     pub fn kubelet(&self, node: &str) -> Result<Client> {
         match self {
-            Self::Embedded(cluster) => Ok(cluster.client(&Identity::node(node))),
+            Self::Embedded(cluster) => cluster.try_client(&Identity::node(node)),
             Self::Real(server) => server.acting_as(&format!("system:node:{node}"), &["system:nodes"]),
         }
     }
@@ -71,18 +73,19 @@ impl Ground {
     pub fn signer(&self) -> Result<Client> {
         match self {
             Self::Embedded(cluster) => {
-                Ok(cluster.client(&Identity::service_account(scene::SIGNER_NAMESPACE, scene::SIGNER_ACCOUNT)))
+                cluster.try_client(&Identity::service_account(scene::SIGNER_NAMESPACE, scene::SIGNER_ACCOUNT))
             }
-            Self::Real(server) => {
-                server.acting_as(&format!("system:serviceaccount:{}:{}", scene::SIGNER_NAMESPACE, scene::SIGNER_ACCOUNT), &[])
-            }
+            Self::Real(server) => server.acting_as(
+                &format!("system:serviceaccount:{}:{}", scene::SIGNER_NAMESPACE, scene::SIGNER_ACCOUNT),
+                &[],
+            ),
         }
     }
 
     /// Somebody who may create requests, and is no kubelet.
     pub fn intruder(&self) -> Result<Client> {
         match self {
-            Self::Embedded(cluster) => Ok(cluster.client(&Identity::User(scene::INTRUDER.to_owned()))),
+            Self::Embedded(cluster) => cluster.try_client(&Identity::User(scene::INTRUDER.to_owned())),
             Self::Real(server) => server.acting_as(scene::INTRUDER, &[]),
         }
     }

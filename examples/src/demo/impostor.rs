@@ -56,7 +56,7 @@ pub async fn attempt_all(
     let plans = [
         Plan { what: format!("as kubelet of {}, from its own node", NODES[1]), client: kubelet.clone(), names: 1 },
         Plan { what: format!("as kubelet of {}, naming {}", NODES[1], NODES[0]), client: kubelet, names: 0 },
-        Plan { what: format!("as {INTRUDER}, who is no kubelet but may create requests"), client: ground.intruder()?, names: 1 },
+        Plan { what: format!("as {INTRUDER}, who may create requests"), client: ground.intruder()?, names: 1 },
     ];
     let mut done = Vec::new();
     for (number, plan) in plans.into_iter().enumerate() {
@@ -88,10 +88,13 @@ impl Outcome {
     /// Whether it was refused, by whom, and why.
     fn in_words(&self) -> (bool, String, String) {
         match self {
+            // The guard names itself in its message, NodeRestriction does not.
             Self::ApiServer(message) if message.contains("ValidatingAdmissionPolicy") => {
-                (true, "the API server (the shipped admission guard)".to_owned(), gist(message))
+                (true, "the API server".to_owned(), gist(message))
             }
-            Self::ApiServer(message) => (true, "the API server (NodeRestriction)".to_owned(), gist(message)),
+            Self::ApiServer(message) => {
+                (true, "the API server".to_owned(), format!("NodeRestriction: {}", gist(message)))
+            }
             Self::Signer { reason, message } => (true, "the signer".to_owned(), format!("Denied {reason}: {message}")),
             Self::Silence => (false, "anybody".to_owned(), "the request is pending".to_owned()),
             Self::Taken(how) => (false, "anybody".to_owned(), how.clone()),
@@ -113,7 +116,9 @@ async fn attempt(client: &Client, kinds: &Kinds, object: Value, tape: &Tape) -> 
             Ok(made) => break made,
             Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Outcome::ApiServer(status.message)),
             // NodeRestriction answers so while its own caches do not know the pod yet.
-            Err(why) if begun.elapsed() > CACHES_FILLED => return Err(kinds::told(why)).context("the impostor could not even ask"),
+            Err(why) if begun.elapsed() > CACHES_FILLED => {
+                return Err(kinds::told(why)).context("the impostor could not even ask");
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
@@ -143,7 +148,8 @@ impl Target {
         }
         let version = format!("certificates.k8s.io/{}", kinds.version());
         let metadata = json!({"generateName": "forged-", "namespace": SERVER.namespace});
-        let object = json!({"apiVersion": version, "kind": "PodCertificateRequest", "metadata": metadata, "spec": spec});
+        let object =
+            json!({"apiVersion": version, "kind": "PodCertificateRequest", "metadata": metadata, "spec": spec});
         Ok((object, key.subject_public_key_info()))
     }
 

@@ -14,7 +14,8 @@ pub struct Kinds {
 impl Kinds {
     /// Asks the API server. v1 where there is one: older kubelets' requests are not made here.
     pub async fn discover(client: &Client) -> Result<Self> {
-        let groups = client.list_api_groups().await.map_err(told).context("could not ask the API server what it serves")?;
+        let groups =
+            client.list_api_groups().await.map_err(told).context("could not ask the API server what it serves")?;
         let served: Vec<String> = groups
             .groups
             .into_iter()
@@ -91,8 +92,9 @@ pub async fn create(client: &Client, kind: &ApiResource, object: Value) -> Resul
 /// What the API server said, without the object it said it in.
 #[must_use]
 pub fn told(error: kube::Error) -> Error {
-    match &error {
-        kube::Error::Api(status) => anyhow!("{} (HTTP {})", status.message, status.code),
-        _ => error.into(),
+    if let kube::Error::Api(status) = &error {
+        anyhow!("{} (HTTP {})", status.message, status.code)
+    } else {
+        error.into()
     }
 }

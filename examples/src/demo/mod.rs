@@ -29,6 +29,9 @@ pub mod summary;
 pub mod tape;
 pub mod view;
 
+use std::io::Write;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -67,17 +70,27 @@ fn stopped_by_a_signal() -> Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let told = stop.clone();
     tokio::spawn(async move {
+        let mut first: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if told.is_cancelled() {
-                // 128 + SIGINT, as a shell would report it.
-                std::process::exit(130);
+            match first {
+                None => told.cancel(),
+                // One key press or `timeout` may reach us twice, through the process group.
+                Some(first) if first.elapsed() < SAME_SIGNAL => continue,
+                Some(_) => {
+                    // Standard error may be closed; there is nobody left to tell then. 130: as a shell reports SIGINT.
+                    writeln!(std::io::stderr(), "demo: ended at once; what it made is left behind").ok();
+                    std::process::exit(130);
+                }
             }
-            told.cancel();
+            first = Some(Instant::now());
         }
     });
     Ok(stop)
 }
+
+/// Nobody presses a key twice as fast.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);

@@ -11,6 +11,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 pub enum News {
     /// A step of the preparations has begun.
     Step(String),
+    /// The preparations are done.
+    Playing,
     /// Where all of this runs, in a few words.
     Ground(String),
     /// A pod runs: its files are there.

@@ -76,11 +76,15 @@ impl Pair {
         let address = listener.local_addr().context("no address for the echo server")?.to_string();
         let (server_counts, client_counts) = (Arc::clone(&counts.server), Arc::clone(&counts.client));
         let server = Running::start(|stop| async move {
-            echo::serve(listener, &server_identity, only(CLIENT)?, server_counts, stop).await.context("the echo server failed")
+            echo::serve(listener, &server_identity, only(CLIENT)?, server_counts, stop)
+                .await
+                .context("the echo server failed")
         });
         let client = Running::start(|stop| async move {
             let conversation = Conversation::with(address);
-            echo::converse(conversation, &client_identity, only(SERVER)?, client_counts, stop).await.context("the echo client failed")
+            echo::converse(conversation, &client_identity, only(SERVER)?, client_counts, stop)
+                .await
+                .context("the echo client failed")
         });
         Ok(Self { client, server })
     }
@@ -111,7 +115,12 @@ impl Running {
 async fn identity(files: &Path) -> Result<PodIdentity> {
     let domain: TrustDomain = TRUST_DOMAIN.parse().context("the demo's trust domain is malformed")?;
     let source = Source::bundle(files.join(CREDENTIALS)).trust(domain, files.join(TRUST));
-    source.builder().start_timeout(PATIENCE).start().await.with_context(|| format!("no identity in {}", files.display()))
+    source
+        .builder()
+        .start_timeout(PATIENCE)
+        .start()
+        .await
+        .with_context(|| format!("no identity in {}", files.display()))
 }
 
 fn only(player: Player) -> Result<Authorizer> {

@@ -30,7 +30,11 @@ use super::tape::Tape;
 /// Plays it all, leaves nothing behind, and returns what was seen.
 pub async fn play(args: &Args, counts: &Counts, reporter: &Reporter, stop: &CancellationToken) -> Result<Evidence> {
     let begun = Instant::now();
-    reporter.step(if args.kubeconfig.is_some() { "Looking at the API server" } else { "Starting the embedded cluster" });
+    reporter.step(if args.kubeconfig.is_some() {
+        "Looking at the API server"
+    } else {
+        "Starting the embedded cluster"
+    });
     let mut ground = Ground::open(args).await?;
     let kinds = Kinds::discover(&ground.admin()?).await?;
     reporter.tell(News::Ground(ground.describe()));
@@ -91,7 +95,10 @@ impl<'a> Show<'a> {
             counts,
             reporter,
             tape,
-            folder: tempfile::Builder::new().prefix("podmint-demo-").tempdir().context("could not make a folder for the volumes")?,
+            folder: tempfile::Builder::new()
+                .prefix("podmint-demo-")
+                .tempdir()
+                .context("could not make a folder for the volumes")?,
             signer: None,
             agents: Vec::new(),
             pair: None,
@@ -122,6 +129,7 @@ impl<'a> Show<'a> {
         self.reporter.step("Starting the two services");
         self.pair = Some(Pair::start(&self.folder_of(SERVER), &self.folder_of(CLIENT), self.counts).await?);
         self.wait("a first handshake", || self.counts.handshakes() > 0).await?;
+        self.reporter.tell(News::Playing);
         self.start_renewals().await;
         let target = self.target(&admin, node_uids, ground).await?;
         let pause = (length / 20).min(READING);
@@ -206,7 +214,11 @@ impl<'a> Show<'a> {
 
     async fn target(&self, admin: &Client, node_uids: [String; 2], ground: &Ground) -> Result<Target> {
         let accounts = kinds::api(admin, &kinds::core("ServiceAccount", "serviceaccounts"), SERVER.namespace);
-        let account = accounts.get(SERVER.name).await.map_err(kinds::told).context("could not read the server's service account")?;
+        let account = accounts
+            .get(SERVER.name)
+            .await
+            .map_err(kinds::told)
+            .context("could not read the server's service account")?;
         Ok(Target {
             pod_uid: self.uid_of(SERVER)?,
             account_uid: account.metadata.uid.context("an object has a UID")?,
@@ -281,7 +293,9 @@ impl<'a> Show<'a> {
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => String::new(),
             read => read.context("could not read the audit log")?,
         };
-        let lines = text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("the audit log holds {line:?}")));
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("the audit log holds {line:?}")));
         lines.collect()
     }
 
@@ -298,7 +312,9 @@ impl<'a> Show<'a> {
     }
 
     fn uid_of(&self, player: Player) -> Result<String> {
-        let named = |(_, pod): &(&String, &PodFacts)| (pod.namespace.as_str(), pod.name.as_str()) == (player.namespace, player.name);
+        let named = |(_, pod): &(&String, &PodFacts)| {
+            (pod.namespace.as_str(), pod.name.as_str()) == (player.namespace, player.name)
+        };
         Ok(self.pods.iter().find(named).with_context(|| format!("there is no pod {}", player.name))?.0.clone())
     }
 

@@ -31,14 +31,18 @@ pub struct RealServer {
 impl RealServer {
     /// Connects, and refuses where anything of Podmint's, or of an earlier demo, is in the way.
     pub async fn connect(file: &Path) -> Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(file).with_context(|| format!("could not read the kubeconfig {}", file.display()))?;
+        let kubeconfig =
+            Kubeconfig::read_from(file).with_context(|| format!("could not read the kubeconfig {}", file.display()))?;
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
         let config = config.with_context(|| format!("the kubeconfig {} cannot be used", file.display()))?;
         let admin = Client::try_from(config.clone()).context("could not make a client of the kubeconfig")?;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let asked = tokio::time::timeout(PATIENCE, admin.apiserver_version()).await;
-        let version = asked.with_context(|| format!("{url} does not answer"))?.map_err(told).with_context(|| format!("{url} cannot be asked"))?;
+        let version = asked
+            .with_context(|| format!("{url} does not answer"))?
+            .map_err(told)
+            .with_context(|| format!("{url} cannot be asked"))?;
         // Some distributions write `37+`.
         let minor = version.minor.trim_end_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or_default();
         let server = Self { config, admin, url, version: version.git_version, minor, guarded: false };
@@ -83,7 +87,8 @@ impl RealServer {
         self.create_all(RIGHTS).await?;
         let name = scene::INTRUDER;
         let metadata = json!({"namespace": scene::SERVER.namespace, "name": name});
-        let rule = json!({"apiGroups": ["certificates.k8s.io"], "resources": ["podcertificaterequests"], "verbs": ["create"]});
+        let rule =
+            json!({"apiGroups": ["certificates.k8s.io"], "resources": ["podcertificaterequests"], "verbs": ["create"]});
         self.create(json!({
             "apiVersion": RBAC, "kind": "Role", "metadata": metadata, "rules": [rule],
         }))
@@ -158,10 +163,20 @@ impl RealServer {
         let everywhere = [("Secret", "secrets", "podmint-ca"), ("Secret", "secrets", "podmint-ca-root")];
         for (kind, plural, name) in everywhere {
             let listed = self.list(&kinds::core(kind, plural), &format!("metadata.name={name}")).await?;
-            found.extend(listed.iter().map(|one| format!("{kind} {}/{name}", one.metadata.namespace.clone().unwrap_or_default())));
+            found.extend(
+                listed
+                    .iter()
+                    .map(|one| format!("{kind} {}/{name}", one.metadata.namespace.clone().unwrap_or_default())),
+            );
         }
-        let leases = self.list(&kinds::resource("coordination.k8s.io", "v1", "Lease", "leases"), "metadata.name=podmint-signer").await?;
-        found.extend(leases.iter().map(|one| format!("Lease {}/podmint-signer", one.metadata.namespace.clone().unwrap_or_default())));
+        let leases = self
+            .list(&kinds::resource("coordination.k8s.io", "v1", "Lease", "leases"), "metadata.name=podmint-signer")
+            .await?;
+        found.extend(
+            leases
+                .iter()
+                .map(|one| format!("Lease {}/podmint-signer", one.metadata.namespace.clone().unwrap_or_default())),
+        );
         let kinds = Kinds::discover(&self.admin).await?;
         let ours = |one: &&DynamicObject| {
             let signer = one.data.pointer("/spec/signerName").and_then(Value::as_str);
@@ -170,7 +185,8 @@ impl RealServer {
         let bundles = self.list(&kinds.bundle(), "").await?;
         let name = |one: &DynamicObject| one.metadata.name.clone().unwrap_or_default();
         found.extend(bundles.iter().filter(ours).map(|one| format!("ClusterTrustBundle {}", name(one))));
-        let groups = self.admin.list_api_groups().await.map_err(told).context("could not ask the API server what it serves")?;
+        let groups =
+            self.admin.list_api_groups().await.map_err(told).context("could not ask the API server what it serves")?;
         if groups.groups.iter().any(|group| group.name == "podmint.dev") {
             found.push("the API group podmint.dev".to_owned());
         }
@@ -185,7 +201,11 @@ impl RealServer {
                 LEFTOVERS,
                 found.join(", ")
             ),
-            found => bail!("Podmint is installed at {}: the demo would get in its way. Found: {}", self.url, found.join(", ")),
+            found => bail!(
+                "Podmint is installed at {}: the demo would get in its way. Found: {}",
+                self.url,
+                found.join(", ")
+            ),
         }
     }
 
@@ -207,18 +227,24 @@ impl RealServer {
     /// A kubelet has its rights from the node authorizer. Without it nothing here would ever be asked for.
     async fn nodes_may_ask(&self) -> Result<()> {
         let kubelet = self.acting_as(&format!("system:node:{}", scene::NODES[0]), &["system:nodes"])?;
-        let review = kinds::resource("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews");
+        let review =
+            kinds::resource("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews");
         let wanted = json!({"group": "certificates.k8s.io", "resource": "podcertificaterequests", "verb": "create", "namespace": "default"});
         let question = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "metadata": {},
             "spec": {"resourceAttributes": wanted},
         });
-        let question: DynamicObject = serde_json::from_value(question).context("a question of the demo is malformed")?;
+        let question: DynamicObject =
+            serde_json::from_value(question).context("a question of the demo is malformed")?;
         let answer = kinds::api(&kubelet, &review, "").create(&PostParams::default(), &question).await;
-        let answer = answer.map_err(told).context("could not ask what a node may do (is this the administrator's kubeconfig?)")?;
+        let answer = answer
+            .map_err(told)
+            .context("could not ask what a node may do (is this the administrator's kubeconfig?)")?;
         match answer.data.pointer("/status/allowed").and_then(Value::as_bool) {
             Some(true) => Ok(()),
-            Some(false) | None => bail!("nodes may not ask for pod certificates at {}: it takes --authorization-mode=Node,RBAC", self.url),
+            Some(false) | None => {
+                bail!("nodes may not ask for pod certificates at {}: it takes --authorization-mode=Node,RBAC", self.url)
+            }
         }
     }
 
@@ -247,15 +273,18 @@ impl RealServer {
 
     async fn empty(&self, kind: &ApiResource, namespace: &str) -> Result<()> {
         let at_once = DeleteParams::default().grace_period(0);
-        let deleted = kinds::api(&self.admin, kind, namespace).delete_collection(&at_once, &ListParams::default()).await;
-        absent_is_fine(deleted.map(|_| ())).with_context(|| format!("could not delete the {} of {namespace}", kind.plural))
+        let deleted =
+            kinds::api(&self.admin, kind, namespace).delete_collection(&at_once, &ListParams::default()).await;
+        absent_is_fine(deleted.map(|_| ()))
+            .with_context(|| format!("could not delete the {} of {namespace}", kind.plural))
     }
 
     async fn remove_bundles(&self, kinds: &Kinds) -> Result<()> {
         let ours = self.list(&kinds.bundle(), &format!("spec.signerName={}", scene::SIGNER_NAME)).await?;
         for name in ours.into_iter().filter_map(|bundle| bundle.metadata.name) {
             let deleted = kinds::api(&self.admin, &kinds.bundle(), "").delete(&name, &DeleteParams::default()).await;
-            absent_is_fine(deleted.map(|_| ())).with_context(|| format!("could not delete ClusterTrustBundle {name}"))?;
+            absent_is_fine(deleted.map(|_| ()))
+                .with_context(|| format!("could not delete ClusterTrustBundle {name}"))?;
         }
         Ok(())
     }
@@ -302,7 +331,8 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     async fn is_refused(&self) -> Result<bool> {
-        let object: DynamicObject = serde_json::from_value(self.forgery.clone()).context("a request of the demo is malformed")?;
+        let object: DynamicObject =
+            serde_json::from_value(self.forgery.clone()).context("a request of the demo is malformed")?;
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         match self.api.create(&dry, &object).await {
             Ok(_) => Ok(false),
@@ -390,7 +420,8 @@ mod tests {
 
     #[test]
     fn the_signer_lives_where_its_rights_are() {
-        let accounts: Vec<Value> = documents(RIGHTS).unwrap().into_iter().filter(|one| one["kind"] == "ServiceAccount").collect();
+        let accounts: Vec<Value> =
+            documents(RIGHTS).unwrap().into_iter().filter(|one| one["kind"] == "ServiceAccount").collect();
         assert_eq!(accounts[0]["metadata"]["namespace"], scene::SIGNER_NAMESPACE);
         assert_eq!(accounts[0]["metadata"]["name"], scene::SIGNER_ACCOUNT);
     }

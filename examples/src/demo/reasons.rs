@@ -39,7 +39,8 @@ async fn event(client: &Client) -> Option<String> {
     let events = kinds::api(client, &kinds::core("Event", "events"), NEWCOMER.namespace);
     let listed = events.list(&ListParams::default()).await.ok()?;
     let ours = listed.items.iter().filter(|event| {
-        let component = ["/source/component", "/reportingComponent"].map(|path| event.data.pointer(path).and_then(Value::as_str));
+        let component =
+            ["/source/component", "/reportingComponent"].map(|path| event.data.pointer(path).and_then(Value::as_str));
         component.into_iter().flatten().any(|component| component.contains("podmint"))
     });
     ours.filter_map(|event| event.data.pointer("/message").and_then(Value::as_str)).next_back().map(str::to_owned)
@@ -55,7 +56,9 @@ async fn page(metrics: SocketAddr) -> Result<String> {
 
 /// The reasons of all holds so far, as the metrics label them.
 fn reasons(page: &str) -> Vec<&str> {
-    let holds = page.lines().filter(|line| line.starts_with("podmint_signer_answers_total{") && line.contains("answer=\"hold\""));
+    let holds = page
+        .lines()
+        .filter(|line| line.starts_with("podmint_signer_answers_total{") && line.contains("answer=\"hold\""));
     holds.filter_map(|line| line.split_once("reason=\"")?.1.split_once('"')).map(|(reason, _)| reason).collect()
 }
 

@@ -49,7 +49,8 @@ impl Player {
     /// The pod: credentials and roots in one projected volume.
     #[must_use]
     pub fn pod(&self) -> Value {
-        let certificate = json!({"signerName": SIGNER_NAME, "keyType": "ECDSAP256", "credentialBundlePath": CREDENTIALS});
+        let certificate =
+            json!({"signerName": SIGNER_NAME, "keyType": "ECDSAP256", "credentialBundlePath": CREDENTIALS});
         let trust = json!({"signerName": SIGNER_NAME, "labelSelector": {}, "path": TRUST});
         json!({
             "apiVersion": "v1", "kind": "Pod",

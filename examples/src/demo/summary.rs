@@ -17,8 +17,9 @@ pub fn text(report: &Report, board: &Board, stop: &CancellationToken, look: Look
     let mut lines = vec![Vec::new()];
     if stop.is_cancelled() {
         lines.push(vec![(Tone::Strong, "Stopped early; everything was ended in order.".to_owned())]);
+        lines.push(Vec::new());
     }
-    lines.extend(seen(&report.figures, board));
+    lines.extend(seen(report, board));
     lines.push(Vec::new());
     lines.extend(verdict(&report.disagreements));
     lines.push(Vec::new());
@@ -30,7 +31,8 @@ pub fn text(report: &Report, board: &Board, stop: &CancellationToken, look: Look
     })
 }
 
-fn seen(figures: &Figures, board: &Board) -> Vec<Line> {
+fn seen(report: &Report, board: &Board) -> Vec<Line> {
+    let figures = &report.figures;
     let mut lines = vec![vec![(Tone::Strong, "What you just saw".to_owned())]];
     let mut say = |text: String| lines.push(vec![(Tone::Plain, format!("  {text}"))]);
     say(format!(
@@ -51,7 +53,22 @@ fn seen(figures: &Figures, board: &Board) -> Vec<Line> {
         figures.handshakes,
         figures.failed_handshakes
     ));
-    say("Neither was restarted, and neither ever held a secret that lives for more than a day.".to_owned());
+    say("Neither service was restarted, and neither ever held a secret that lives for more than a day.".to_owned());
+    if report.refused > 0 {
+        say(format!(
+            "An impostor asked {} times for a certificate of {} and got none.",
+            report.refused,
+            scene::SERVER.name
+        ));
+    }
+    if figures.held > 0 {
+        say(format!(
+            "{}/{} is held, not denied: a rule in the PodSigner would have it issued, with no pod made anew.",
+            scene::NEWCOMER.namespace,
+            scene::NEWCOMER.name
+        ));
+    }
+    say(board.guard_note().to_owned());
     lines
 }
 
@@ -73,7 +90,10 @@ fn next() -> Vec<Line> {
     for (what, why) in [
         ("README.md", "what Podmint is, and the four answers it gives"),
         ("cargo run --release --bin demo -- --json", "the same, with one line for machines at the end"),
-        ("cargo run --release --bin demo -- --kubeconfig FILE", "the same, on a real API server that you can throw away"),
+        (
+            "cargo run --release --bin demo -- --kubeconfig FILE",
+            "the same, on a real API server that you can throw away",
+        ),
         ("examples/src/echo.rs", "the two services: how yours would do it"),
         ("cargo doc --open -p podmint", "the client library"),
     ] {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::{Stream, StreamExt};
 use kube::api::DynamicObject;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -69,14 +69,17 @@ impl Tape {
         let keep = reels.clone();
         let told = reporter.clone();
         let requests = stream(&kinds::api(client, &kinds.request(), ""));
-        let requests = record(requests, requests_listed, reporter.clone(), move |object| lock(&keep).request(object, &told));
+        let requests =
+            record(requests, requests_listed, reporter.clone(), move |object| lock(&keep).request(object, &told));
         let (bundles_listed, also_listed) = oneshot::channel();
         let keep = reels.clone();
         let bundles = stream(&kinds::api(client, &kinds.bundle(), ""));
         let bundles = record(bundles, bundles_listed, reporter.clone(), move |object| lock(&keep).bundle(object));
         let tape = Self { reels, _tasks: Arc::new([Task(tokio::spawn(requests)), Task(tokio::spawn(bundles))]) };
         let both = async { futures::try_join!(listed, also_listed) };
-        tokio::time::timeout(FIRST_LIST, both).await.context("the API server did not list requests and trust bundles in time")??;
+        tokio::time::timeout(FIRST_LIST, both)
+            .await
+            .context("the API server did not list requests and trust bundles in time")??;
         Ok(tape)
     }
 
@@ -126,7 +129,13 @@ impl Reels {
             let pod = format!("{}/{}", text("/metadata/namespace"), text("/spec/podName"));
             let request = Request { uid, name: text("/metadata/name"), pod, node: text("/spec/nodeName") };
             reporter.tell(News::Requested(request.clone()));
-            Seen { facts: RequestFacts::default(), since: Instant::now(), answered: None, request, pod_uid: text("/spec/podUID") }
+            Seen {
+                facts: RequestFacts::default(),
+                since: Instant::now(),
+                answered: None,
+                request,
+                pod_uid: text("/spec/podUID"),
+            }
         });
         if seen.facts.versions.last() != Some(object) {
             seen.facts.versions.push(object.clone());
@@ -145,7 +154,9 @@ impl Reels {
             Some(Answer::Denied { reason, message }) => {
                 reporter.tell(News::Denied { request, reason: reason.clone(), message: message.clone() });
             }
-            Some(Answer::Other(condition)) => reporter.tell(News::Trouble(format!("{} was answered with {condition}", request.name))),
+            Some(Answer::Other(condition)) => {
+                reporter.tell(News::Trouble(format!("{} was answered with {condition}", request.name)))
+            }
             None => {}
         }
     }
@@ -168,7 +179,9 @@ fn answer(object: &Value) -> Option<Answer> {
     })
 }
 
-fn stream(api: &Api<DynamicObject>) -> impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>> + Send + 'static + use<> {
+fn stream(
+    api: &Api<DynamicObject>,
+) -> impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>> + Send + 'static + use<> {
     let ours = watcher::Config::default().fields(&format!("spec.signerName={}", scene::SIGNER_NAME));
     watcher(api.clone(), ours).default_backoff()
 }

@@ -81,7 +81,9 @@ fn signed_by(below: &[u8], above: &[u8]) -> Result<(), String> {
     if below.validity().not_after > above.validity().not_after {
         return Err("has a link that ends before what it signed".to_owned());
     }
-    below.verify_signature(Some(above.public_key())).map_err(|why| format!("has a signature that does not verify: {why}"))
+    below
+        .verify_signature(Some(above.public_key()))
+        .map_err(|why| format!("has a signature that does not verify: {why}"))
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {

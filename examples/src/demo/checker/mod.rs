@@ -28,6 +28,8 @@ use request::{Answer, Request};
 pub struct Report {
     /// Counted from the evidence.
     pub figures: Figures,
+    /// How many attempts of the impostor were refused.
+    pub refused: usize,
     /// One sentence for each thing that does not agree. Empty: all is well.
     pub disagreements: Vec<String>,
 }
@@ -36,7 +38,8 @@ pub struct Report {
 #[must_use]
 pub fn check(evidence: &Evidence) -> Report {
     let mut wrong = Vec::new();
-    let requests: Vec<Request> = evidence.requests.iter().filter_map(|facts| request::read(facts, &mut wrong)).collect();
+    let requests: Vec<Request> =
+        evidence.requests.iter().filter_map(|facts| request::read(facts, &mut wrong)).collect();
     for request in &requests {
         request::check(request, evidence, &mut wrong);
     }
@@ -49,7 +52,8 @@ pub fn check(evidence: &Evidence) -> Report {
     if evidence.expected.renewals && figures.renewals == 0 {
         wrong.push("no certificate was renewed".to_owned());
     }
-    Report { figures, disagreements: wrong }
+    let refused = evidence.attempts.iter().filter(|attempt| attempt.refused).count();
+    Report { figures, refused, disagreements: wrong }
 }
 
 fn serials_differ(requests: &[Request], wrong: &mut Vec<String>) {
@@ -75,7 +79,9 @@ fn attempts_were_refused(requests: &[Request], evidence: &Evidence, wrong: &mut 
     let denied = requests.iter().filter(|request| matches!(request.answer, Answer::Denied)).count();
     let by_signer = evidence.attempts.iter().filter(|attempt| attempt.denied_by_signer).count();
     if denied != by_signer {
-        wrong.push(format!("the API shows {denied} denied requests, the impostor was denied by the signer {by_signer} times"));
+        wrong.push(format!(
+            "the API shows {denied} denied requests, the impostor was denied by the signer {by_signer} times"
+        ));
     }
     if evidence.expected.whole && by_signer == 0 {
         wrong.push("no attempt of the impostor came as far as the signer".to_owned());
@@ -91,7 +97,10 @@ fn the_right_ones_are_held(requests: &[Request], evidence: &Evidence, wrong: &mu
             wrong.push(format!("{} of {}/{} was never answered", request.name, request.namespace, request.pod));
         }
         if !pending && unadmitted.contains(&request.pod_uid) {
-            wrong.push(format!("{} of {}/{} was answered, though no rule admits it", request.name, request.namespace, request.pod));
+            wrong.push(format!(
+                "{} of {}/{} was answered, though no rule admits it",
+                request.name, request.namespace, request.pod
+            ));
         }
     }
     if evidence.expected.whole {

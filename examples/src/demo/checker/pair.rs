@@ -7,13 +7,17 @@ use super::evidence::{Evidence, SideFacts};
 use super::request::Request;
 
 pub(super) fn check(requests: &[Request], evidence: &Evidence, wrong: &mut Vec<String>) {
-    let issued: BTreeMap<&str, &Leaf> = requests.iter().filter_map(Request::leaf).map(|leaf| (leaf.serial.as_str(), leaf)).collect();
+    let issued: BTreeMap<&str, &Leaf> =
+        requests.iter().filter_map(Request::leaf).map(|leaf| (leaf.serial.as_str(), leaf)).collect();
     let pair = &evidence.pair;
     for (name, side) in [("client", &pair.client), ("server", &pair.server)] {
         check_side(name, side, &issued, wrong);
     }
     if pair.client.handshakes != pair.server.handshakes {
-        wrong.push(format!("the client counted {} handshakes, the server {}", pair.client.handshakes, pair.server.handshakes));
+        wrong.push(format!(
+            "the client counted {} handshakes, the server {}",
+            pair.client.handshakes, pair.server.handshakes
+        ));
     }
     if evidence.expected.whole && pair.client.handshakes == 0 {
         wrong.push("the two services never spoke".to_owned());
@@ -23,7 +27,9 @@ pub(super) fn check(requests: &[Request], evidence: &Evidence, wrong: &mut Vec<S
 fn check_side(name: &str, side: &SideFacts, issued: &BTreeMap<&str, &Leaf>, wrong: &mut Vec<String>) {
     for (serial, id) in &side.peers {
         match issued.get(serial.as_str()) {
-            None => wrong.push(format!("the {name} was shown a certificate of {id} that was not issued here: {serial}")),
+            None => {
+                wrong.push(format!("the {name} was shown a certificate of {id} that was not issued here: {serial}"))
+            }
             Some(leaf) if leaf.names.as_slice() != [id.as_str()] => {
                 wrong.push(format!("the {name} took the certificate {serial} of {:?} for {id}", leaf.names));
             }

@@ -21,6 +21,7 @@ pub(super) struct Request {
     pub(super) answer: Answer,
     pub(super) node: String,
     pub(super) account: String,
+    signer: String,
     key: Vec<u8>,
     longest: i64,
 }
@@ -83,6 +84,7 @@ pub(super) fn read(facts: &RequestFacts, wrong: &mut Vec<String>) -> Option<Requ
         pod_uid: text(last, "/spec/podUID"),
         node: text(last, "/spec/nodeName"),
         account: text(last, "/spec/serviceAccountName"),
+        signer: text(last, "/spec/signerName"),
         longest: last.pointer("/spec/maxExpirationSeconds").and_then(Value::as_i64).unwrap_or_default(),
         key,
         answer,
@@ -95,11 +97,17 @@ pub(super) fn check(request: &Request, evidence: &Evidence, wrong: &mut Vec<Stri
     let Answer::Issued(certificate) = &request.answer else { return };
     let mut says = |what: String| wrong.push(format!("the certificate of {} {what}", request.name));
     let leaf = &certificate.leaf;
+    if request.signer != evidence.signer_name {
+        says(format!("is of the signer {}, which is not ours", request.signer));
+    }
     match evidence.pods.get(&request.pod_uid) {
         None => says(format!("is for a pod that never was: {}", request.pod_uid)),
         Some(pod) => {
             if (&pod.namespace, &pod.name) != (&request.namespace, &request.pod) {
-                says(format!("is for {}/{}, but that UID is {}/{}", request.namespace, request.pod, pod.namespace, pod.name));
+                says(format!(
+                    "is for {}/{}, but that UID is {}/{}",
+                    request.namespace, request.pod, pod.namespace, pod.name
+                ));
             }
             if pod.node != request.node {
                 says(format!("was asked for by {}, but the pod runs on {}", request.node, pod.node));
@@ -156,12 +164,15 @@ fn answer(object: &Value) -> Result<Answer, String> {
 fn issued(object: &Value) -> Result<Certificate, String> {
     let chain = certificate::certificates(&text(object, "/status/certificateChain"))?;
     let date = |path: &str| {
-        OffsetDateTime::parse(&text(object, path), &Rfc3339).map_err(|why| format!("has an unreadable date at {path}: {why}"))
+        OffsetDateTime::parse(&text(object, path), &Rfc3339)
+            .map_err(|why| format!("has an unreadable date at {path}: {why}"))
     };
     Ok(Certificate {
         leaf: certificate::leaf(&chain)?,
         chain,
-        revision: text(object, "/metadata/resourceVersion").parse().map_err(|why| format!("has no usable resourceVersion: {why}"))?,
+        revision: text(object, "/metadata/resourceVersion")
+            .parse()
+            .map_err(|why| format!("has no usable resourceVersion: {why}"))?,
         not_before: date("/status/notBefore")?,
         begin_refresh_at: date("/status/beginRefreshAt")?,
         not_after: date("/status/notAfter")?,
@@ -170,7 +181,9 @@ fn issued(object: &Value) -> Result<Certificate, String> {
 
 /// An answer is final: two versions with an answer must show the same status.
 fn changed_after_its_answer(facts: &RequestFacts) -> Option<String> {
-    let answered = |version: &&Value| version.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    let answered = |version: &&Value| {
+        version.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|all| !all.is_empty())
+    };
     let first = facts.versions.iter().find(answered)?;
     let later = facts.versions.iter().skip_while(|version| !answered(version));
     let other = later.into_iter().find(|version| version.get("status") != first.get("status"))?;

@@ -5,14 +5,17 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PublicKeyData, SanType,
+    SerialNumber,
 };
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, macros::datetime};
 
 use super::certificate::{Leaf, certificates, leaf, sha256};
-use super::{AttemptFacts, BundleFacts, Evidence, Expected, PairFacts, PodFacts, Report, RequestFacts, SideFacts, check};
+use super::{
+    AttemptFacts, BundleFacts, Evidence, Expected, PairFacts, PodFacts, Report, RequestFacts, SideFacts, check,
+};
 
 /// A certificate authority and what it did.
 pub(super) struct Staged {
@@ -125,7 +128,8 @@ impl Staged {
         params.not_after = NOT_BEFORE + Duration::from_secs(86_400);
         alter(&mut params);
         let date = |date: OffsetDateTime| date.format(&Rfc3339).unwrap();
-        let dates = (date(params.not_before), date(params.not_before + Duration::from_secs(40_000)), date(params.not_after));
+        let dates =
+            (date(params.not_before), date(params.not_before + Duration::from_secs(40_000)), date(params.not_after));
         let chain = params.signed_by(&key, &self.issuer).unwrap().pem() + &self.intermediate;
         let status = json!({
             "conditions": [{"type": "Issued", "status": "True", "reason": "Issued"}],
@@ -166,7 +170,8 @@ impl Staged {
     }
 
     fn record_issue(&mut self, name: &str) {
-        let number = self.evidence.requests.iter().position(|facts| facts.versions[0]["metadata"]["name"] == name).unwrap();
+        let number =
+            self.evidence.requests.iter().position(|facts| facts.versions[0]["metadata"]["name"] == name).unwrap();
         let leaf = self.leaf(number);
         let object = self.request(name).clone();
         let (metadata, spec) = (&object["metadata"], &object["spec"]);
@@ -184,7 +189,9 @@ impl Staged {
     fn record_denial(&mut self, name: &str) {
         let request = json!({"uid": format!("uid-of-{name}")});
         self.evidence.trail.push(json!({"event": "denying", "request": request, "reason": "wrong_node"}));
-        self.evidence.trail.push(json!({"event": "outcome", "request": request, "answer": "deny", "serial": null, "outcome": "published"}));
+        self.evidence.trail.push(
+            json!({"event": "outcome", "request": request, "answer": "deny", "serial": null, "outcome": "published"}),
+        );
     }
 
     fn write(&mut self) -> Value {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, IsCa, KeyPair, SanType, SerialNumber};
 use serde_json::json;
 
-use super::staged::{CLIENT, NOT_BEFORE, SERVER, STRANGER, Staged, honest};
 use super::BundleFacts;
+use super::staged::{CLIENT, NOT_BEFORE, SERVER, STRANGER, Staged, honest};
 
 /// The one disagreement that is found holds this text.
 #[track_caller]
@@ -62,7 +62,9 @@ fn an_authority_given_away_is_found() {
 #[test]
 fn a_serial_number_used_twice_is_found() {
     let mut staged = honest();
-    staged.issue_altered("req-6", CLIENT, |params| params.serial_number = Some(SerialNumber::from_slice(b"serial of req-1")));
+    staged.issue_altered("req-6", CLIENT, |params| {
+        params.serial_number = Some(SerialNumber::from_slice(b"serial of req-1"))
+    });
     finds(&staged, "req-6 and req-1 were given the same serial number");
 }
 
@@ -77,14 +79,16 @@ fn a_root_published_too_late_is_found() {
 fn a_chain_of_another_authority_is_found() {
     let mut staged = honest();
     let foreign = honest();
-    staged.evidence.bundles = foreign.evidence.bundles.iter().map(|one| BundleFacts { revision: 7, pem: one.pem.clone() }).collect();
+    staged.evidence.bundles =
+        foreign.evidence.bundles.iter().map(|one| BundleFacts { revision: 7, pem: one.pem.clone() }).collect();
     finds(&staged, "req-2 leads to no root that was published before");
 }
 
 #[test]
 fn a_link_of_another_authority_is_found() {
     let (mut staged, mut foreign) = (honest(), honest());
-    let chain = |staged: &mut Staged| staged.request("req-1")["status"]["certificateChain"].as_str().unwrap().to_owned();
+    let chain =
+        |staged: &mut Staged| staged.request("req-1")["status"]["certificateChain"].as_str().unwrap().to_owned();
     let end = "-----END CERTIFICATE-----\n";
     let (leaf, link) = (chain(&mut staged), chain(&mut foreign));
     let mixed = format!("{}{end}{}", leaf.split(end).next().unwrap(), link.split_once(end).unwrap().1);
@@ -132,6 +136,13 @@ fn a_certificate_for_another_account_is_found() {
     let mut staged = honest();
     staged.evidence.pods.get_mut(SERVER).unwrap().account = "root".to_owned();
     finds(&staged, "req-1 was asked for api-account, but the pod runs as root");
+}
+
+#[test]
+fn a_certificate_of_another_signer_is_found() {
+    let mut staged = honest();
+    staged.request("req-1")["spec"]["signerName"] = "other.example/signer".into();
+    finds(&staged, "req-1 is of the signer other.example/signer, which is not ours");
 }
 
 #[test]
@@ -197,7 +208,9 @@ fn a_certificate_for_the_impostor_is_found_whatever_he_was_told() {
     let key = KeyPair::generate().unwrap();
     staged.evidence.attempts[0].key = rcgen::PublicKeyData::subject_public_key_info(&key);
     let stub = staged.request("req-1").clone();
-    let leaf = super::certificate::leaf(&super::certificate::certificates(stub["status"]["certificateChain"].as_str().unwrap()).unwrap());
+    let leaf = super::certificate::leaf(
+        &super::certificate::certificates(stub["status"]["certificateChain"].as_str().unwrap()).unwrap(),
+    );
     staged.evidence.attempts[0].key = leaf.unwrap().key;
     finds(&staged, "req-1 gave the impostor a certificate");
 }
@@ -220,8 +233,16 @@ fn an_impostor_who_never_came_as_far_as_the_signer_is_found() {
 #[test]
 fn a_peer_that_was_issued_nothing_is_found() {
     let mut staged = honest();
-    staged.evidence.pair.client.peers.insert("4711".to_owned(), "spiffe://test.example/ns/pay/sa/api-account".to_owned());
-    finds(&staged, "the client was shown a certificate of spiffe://test.example/ns/pay/sa/api-account that was not issued here: 4711");
+    staged
+        .evidence
+        .pair
+        .client
+        .peers
+        .insert("4711".to_owned(), "spiffe://test.example/ns/pay/sa/api-account".to_owned());
+    finds(
+        &staged,
+        "the client was shown a certificate of spiffe://test.example/ns/pay/sa/api-account that was not issued here: 4711",
+    );
 }
 
 #[test]

@@ -37,7 +37,12 @@ fn issued(request: &Request, lines: &[&Value], says: &mut dyn FnMut(String)) {
     let before: Lines = lines.iter().filter(|line| event(line) == "issuing").filter(ours).copied().collect();
     let after: Lines = lines.iter().filter(|line| event(line) == "outcome").filter(ours).copied().collect();
     let ([before], [after]) = (before.as_slice(), after.as_slice()) else {
-        says(format!("has {} lines before and {} after publishing {}, not one each", before.len(), after.len(), leaf.serial));
+        says(format!(
+            "has {} lines before and {} after publishing {}, not one each",
+            before.len(),
+            after.len(),
+            leaf.serial
+        ));
         return;
     };
     facts_agree(request, leaf, before, says);
@@ -69,7 +74,8 @@ fn facts_agree(request: &Request, leaf: &Leaf, line: &Value, says: &mut dyn FnMu
 
 fn denied(lines: &[&Value], says: &mut dyn FnMut(String)) {
     let before: Lines = lines.iter().filter(|line| event(line) == "denying").copied().collect();
-    let after: Lines = lines.iter().filter(|line| event(line) == "outcome" && text(line, "/answer") == "deny").copied().collect();
+    let after: Lines =
+        lines.iter().filter(|line| event(line) == "outcome" && text(line, "/answer") == "deny").copied().collect();
     match (before.as_slice(), after.as_slice()) {
         ([before], [after]) => {
             in_order(lines, before, after, says);
@@ -90,7 +96,11 @@ fn published_once_and_only_what_is_there(request: &Request, lines: &[&Value], sa
             Answer::Pending | Answer::Broken => false,
         };
         if !there {
-            says(format!("says that {} {} was published, but it is not there", text(line, "/answer"), text(line, "/serial")));
+            says(format!(
+                "says that {} {} was published, but it is not there",
+                text(line, "/answer"),
+                text(line, "/serial")
+            ));
         }
     }
 }

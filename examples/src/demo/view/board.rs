@@ -112,6 +112,16 @@ impl Board {
         self.step = None;
     }
 
+    /// What the run says about who keeps strangers from asking.
+    #[must_use]
+    pub fn guard_note(&self) -> &'static str {
+        if self.ground.ends_with("guard on") {
+            "This API server runs without NodeRestriction: the admission guard of deploy/ stood in for it."
+        } else {
+            "The admission guard was off here; in your cluster it also stops strangers who name the right node: deploy/."
+        }
+    }
+
     /// From created to issued, the median of the last few hundred.
     #[must_use]
     pub fn answer_time(&self) -> Option<Duration> {
@@ -125,7 +135,11 @@ impl Board {
             pod: request.pod.clone(),
             request: request.name.clone(),
             since: since.elapsed(),
-            why: self.reasons.get(&request.pod).cloned().unwrap_or_else(|| "the signer has not answered yet".to_owned()),
+            why: self
+                .reasons
+                .get(&request.pod)
+                .cloned()
+                .unwrap_or_else(|| "the signer has not answered yet".to_owned()),
         };
         long.map(held).collect()
     }
@@ -134,6 +148,7 @@ impl Board {
     pub(super) fn hear(&mut self, news: News) {
         match news {
             News::Step(step) => self.step = Some(step),
+            News::Playing => self.step = None,
             News::Ground(ground) => self.ground = ground,
             News::Running { pod, node } => {
                 self.note(Tone::Plain, format!("{pod} runs on {node}: key, chain and roots are in its volume"));

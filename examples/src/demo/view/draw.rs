@@ -49,7 +49,12 @@ fn head(board: &Board, width: usize) -> Vec<Line> {
     let used = "Podmint demo  ".len().saturating_add(ground.chars().count()).saturating_add(left.len());
     let gap = " ".repeat(width.saturating_sub(used).max(2));
     vec![
-        vec![(Tone::Strong, "Podmint demo  ".to_owned()), (Tone::Faint, ground.to_owned()), (Tone::Plain, gap), (Tone::Strong, left)],
+        vec![
+            (Tone::Strong, "Podmint demo  ".to_owned()),
+            (Tone::Faint, ground.to_owned()),
+            (Tone::Plain, gap),
+            (Tone::Strong, left),
+        ],
         vec![(Tone::Faint, "─".repeat(width))],
     ]
 }
@@ -64,7 +69,7 @@ fn counts(board: &Board) -> Vec<Line> {
         (if held > 0 { Tone::Wait } else { Tone::Plain }, format!("held {held}")),
     ];
     if let Some(took) = board.answer_time() {
-        line.push((Tone::Faint, format!("   answered in {} (median)", short(took))));
+        line.push((Tone::Faint, format!("   answered in {}", short(took))));
     }
     match &board.step {
         Some(step) => vec![line, vec![(Tone::Faint, format!("{step} …"))]],
@@ -73,21 +78,27 @@ fn counts(board: &Board) -> Vec<Line> {
 }
 
 fn pair(board: &Board, pair: &PairView) -> Vec<Line> {
-    let mut lines = vec![vec![(Tone::Strong, "Two services talk mTLS while their certificates keep changing".to_owned())]];
+    let mut lines =
+        vec![vec![(Tone::Strong, "Two services talk mTLS while their certificates keep changing".to_owned())]];
     for (who, player, sees) in
         [("client", scene::CLIENT, &pair.client_sees), ("server", scene::SERVER, &pair.server_sees)]
     {
         let name = format!("{}/{}", player.namespace, player.name);
         lines.push(match (sees, board.running.get(&name)) {
             (Some((id, number)), _) => {
-                vec![plain(format!("  {who} sees ")), (Tone::Good, id.clone()), (Tone::Faint, format!(" (no. {number})"))]
+                vec![
+                    plain(format!("  {who} sees ")),
+                    (Tone::Good, id.clone()),
+                    (Tone::Faint, format!(" (no. {number})")),
+                ]
             }
             (None, Some(node)) => vec![plain(format!("  {who} {name} runs on {node}"))],
             (None, None) => vec![(Tone::Faint, format!("  {who} {name} waits for its first certificate"))],
         });
     }
     let failed = if pair.failed > 0 { Tone::Bad } else { Tone::Plain };
-    let mut line = vec![plain(format!("  {} handshakes, ", pair.handshakes)), (failed, format!("{} failed", pair.failed))];
+    let mut line =
+        vec![plain(format!("  {} handshakes, ", pair.handshakes)), (failed, format!("{} failed", pair.failed))];
     if let (Some(p50), Some(p99)) = (pair.p50, pair.p99) {
         line.push((Tone::Faint, format!("   median {}, 99 of 100 within {}", short(p50), short(p99))));
     }
@@ -105,14 +116,16 @@ fn impostor(attempts: &[Attempt]) -> Vec<Line> {
         lines.push(vec![(Tone::Faint, "  not yet".to_owned())]);
     }
     for attempt in attempts {
-        lines.push(vec![plain(format!("  {}", attempt.what))]);
-        lines.push(match &attempt.outcome {
-            None => vec![(Tone::Faint, "    …".to_owned())],
+        let what = plain(format!("  {}: ", attempt.what));
+        match &attempt.outcome {
+            None => lines.push(vec![what, (Tone::Faint, "…".to_owned())]),
             Some(outcome) => {
-                let (tone, word) = if outcome.refused { (Tone::Good, "refused by ") } else { (Tone::Bad, "NOT refused by ") };
-                vec![(tone, format!("    {word}{}", outcome.by)), (Tone::Faint, format!(": {}", clean(&outcome.why)))]
+                let (tone, word) =
+                    if outcome.refused { (Tone::Good, "refused by ") } else { (Tone::Bad, "NOT refused by ") };
+                lines.push(vec![what, (tone, format!("{word}{}", outcome.by))]);
+                lines.push(vec![(Tone::Faint, format!("    {}", clean(&outcome.why)))]);
             }
-        });
+        }
     }
     lines
 }
@@ -214,13 +227,21 @@ mod tests {
     use crate::demo::news::{News, Request};
 
     fn request(name: &str, pod: &str) -> Request {
-        Request { uid: format!("uid-of-{name}"), name: name.to_owned(), pod: pod.to_owned(), node: "demo-node-a".to_owned() }
+        Request {
+            uid: format!("uid-of-{name}"),
+            name: name.to_owned(),
+            pod: pod.to_owned(),
+            node: "demo-node-a".to_owned(),
+        }
     }
 
     fn busy() -> Board {
         let mut board = Board::new(Duration::from_secs(20));
-        let (first, again, forged) =
-            (request("req-1", "demo-pay/echo-server"), request("req-2", "demo-pay/echo-server"), request("req-3", "demo-pay/echo-server"));
+        let (first, again, forged) = (
+            request("req-1", "demo-pay/echo-server"),
+            request("req-2", "demo-pay/echo-server"),
+            request("req-3", "demo-pay/echo-server"),
+        );
         board.hear(News::Ground("embedded cluster".to_owned()));
         board.hear(News::Running { pod: "demo-shop/echo-client".to_owned(), node: "demo-node-b".to_owned() });
         for one in [&first, &again, &forged] {
@@ -248,10 +269,10 @@ mod tests {
     fn a_person_reads_who_was_issued_what_and_who_was_refused() {
         let text = text(&busy(), 100, 40);
         for expected in [
-            "Requests 3   issued 2 (1 renewals)   denied 1   held 0   answered in 4.3 ms (median)",
+            "Requests 3   issued 2 (1 renewals)   denied 1   held 0   answered in 4.3 ms",
             "client sees spiffe://demo.podmint.dev/ns/demo-pay/sa/echo-server (no. 2)",
             "server demo-pay/echo-server waits for its first certificate",
-            "refused by the signer: pod is on [2J another node",
+            "the kubelet of demo-node-b, from its own node: refused by the signer\n    pod is on [2J another node",
             "req-3 for demo-pay/echo-server denied: WrongNode",
         ] {
             assert!(text.contains(expected), "no {expected:?} in\n{text}");

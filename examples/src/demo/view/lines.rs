@@ -46,15 +46,22 @@ impl Lines {
     pub(super) fn tell(&mut self, board: &Board, news: &News) -> Option<String> {
         let text = match news {
             News::Step(what) => format!("{what} …"),
-            News::Ground(what) => what.clone(),
+            News::Ground(what) if *what != board.ground => what.clone(),
             News::Running { pod, node } => format!("{pod} runs on {node}"),
-            News::Issued { request, renewal: false, took } => format!("issued: {} for {} in {}", request.name, request.pod, short(*took)),
+            News::Issued { request, renewal: false, took } => {
+                format!("issued: {} for {} in {}", request.name, request.pod, short(*took))
+            }
             News::Attempt { what, .. } => format!("impostor: {what}"),
             News::Outcome { refused: true, by, why, .. } => format!("refused by {by}: {why}"),
             News::Outcome { refused: false, by, why, .. } => format!("NOT refused by {by}: {why}"),
             News::Trouble(what) => format!("trouble: {what}"),
             // A denial is told by its attempt, a hold when it has lasted, a renewal by the count.
-            News::Requested(_) | News::Issued { renewal: true, .. } | News::Denied { .. } | News::Held { .. } => return None,
+            News::Playing
+            | News::Ground(_)
+            | News::Requested(_)
+            | News::Issued { renewal: true, .. }
+            | News::Denied { .. }
+            | News::Held { .. } => return None,
         };
         Some(at(board, &clean(&text)))
     }

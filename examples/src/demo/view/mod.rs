@@ -19,7 +19,13 @@ use lines::Lines;
 use screen::Screen;
 
 /// Shows the news until `stop`, and returns what stood on the board at the end. `pair` is asked at each drawing.
-pub async fn show(mut board: Board, mut news: Receiver<News>, look: Look, pair: impl Fn() -> PairView, stop: CancellationToken) -> Board {
+pub async fn show(
+    mut board: Board,
+    mut news: Receiver<News>,
+    look: Look,
+    pair: impl Fn() -> PairView,
+    stop: CancellationToken,
+) -> Board {
     let mut shown = Shown::new(look);
     let mut ticks = tokio::time::interval(if look.live { FRAME } else { Duration::from_secs(1) });
     loop {
@@ -48,7 +54,11 @@ pub async fn show(mut board: Board, mut news: Receiver<News>, look: Look, pair: 
 
 /// Writes text where the progress goes. A closed pipe is no reason to stop: the run goes on to its verdict.
 pub fn say(look: Look, text: &str) {
-    let written = if look.to_stderr { std::io::stderr().write_all(text.as_bytes()) } else { std::io::stdout().write_all(text.as_bytes()) };
+    let written = if look.to_stderr {
+        std::io::stderr().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
     written.ok();
 }
 
