@@ -1,9 +1,12 @@
 //! What `echo-server` and `echo-client` have in common when they run alone: files, logs, the line for each rotation, the end.
 
+use crate::echo_counts::Counts;
 use anyhow::Context;
 use podmint::{Authorizer, PodIdentity, Source, SpiffeId, TrustDomain};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +81,20 @@ pub fn tell_rotations(identity: &PodIdentity) {
             }
         }
     });
+}
+
+/// A line for each certificate that the other side shows, until nobody reads it.
+pub async fn tell_peers(counts: Arc<Counts>) {
+    let mut told = BTreeSet::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        pace.tick().await;
+        for (serial, who) in counts.peer_serials() {
+            if told.insert(serial.clone()) && say(&format!("talking to {who}, certificate {serial}")).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Cancelled by SIGTERM or SIGINT, as a pod is ended.

@@ -4,9 +4,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use podmint::{Authorizer, SpiffeId};
 use podmint_examples::echo::{self, Conversation};
-use podmint_examples::echo_args::{IdentityArgs, log, say, tell_rotations, until_told};
+use podmint_examples::echo_args::{IdentityArgs, log, say, tell_peers, tell_rotations, until_told};
 use podmint_examples::echo_counts::Counts;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,18 +43,4 @@ async fn main() -> anyhow::Result<()> {
     let totals = counts.totals();
     say(&format!("{} handshakes, {} failed, {} lines", totals.handshakes, totals.failed_handshakes, totals.messages))?;
     Ok(())
-}
-
-/// A line for each certificate that the server shows.
-async fn tell_peers(counts: Arc<Counts>) {
-    let mut told = BTreeSet::new();
-    let mut pace = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        pace.tick().await;
-        for (serial, who) in counts.peer_serials() {
-            if told.insert(serial.clone()) && say(&format!("talking to {who}, certificate {serial}")).is_err() {
-                return;
-            }
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use podmint::SpiffeId;
-use podmint_examples::echo_args::{IdentityArgs, allow, log, say, tell_rotations, until_told};
+use podmint_examples::echo_args::{IdentityArgs, allow, log, say, tell_peers, tell_rotations, until_told};
 use podmint_examples::{echo, echo_counts::Counts};
 use std::sync::Arc;
 
@@ -32,7 +32,9 @@ async fn main() -> anyhow::Result<()> {
     let rule = allow(&args.allow);
     say(&format!("listening on {} for {rule}", listener.local_addr()?))?;
     let counts = Arc::new(Counts::default());
+    let teller = tokio::spawn(tell_peers(Arc::clone(&counts)));
     echo::serve(listener, &identity, rule, Arc::clone(&counts), until_told()?).await?;
+    teller.abort();
     let totals = counts.totals();
     say(&format!("{} handshakes, {} failed, {} lines", totals.handshakes, totals.failed_handshakes, totals.messages))?;
     Ok(())

@@ -8,7 +8,6 @@ before=$(echo_serials)
 restart kubelet
 pending() { [ "$(kube -n echo get podcertificaterequests -o json | jq '[.items[] | select(.status.conditions == null)] | length')" -ge 2 ]; }
 until_true 60 "the kubelet asked for nothing" pending
-lines=$(echo_log client | wc -l)
 stays 8 "a request was answered by nobody" pending
 [ "$(echo_serials)" = "$before" ] || fail "files changed while nobody signed"
 for side in server client; do phase_is echo "$(echo_pod "$side")" Running || fail "echo-$side no longer runs"; done
