@@ -34,8 +34,7 @@ async fn main() -> anyhow::Result<()> {
     let counts = Arc::new(Counts::default());
     let stop = until_told()?;
     let teller = tokio::spawn(tell_peers(Arc::clone(&counts)));
-    let conversation =
-        Conversation { pace: Duration::from_millis(args.pace_ms), ..Conversation::with(args.connect) };
+    let conversation = Conversation { pace: Duration::from_millis(args.pace_ms), ..Conversation::with(args.connect) };
     echo::converse(conversation, &identity, Authorizer::id(args.server_id), Arc::clone(&counts), stop)
         .await
         .context("could not talk")?;
