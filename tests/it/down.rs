@@ -54,7 +54,8 @@ fn a_killed_signer_loses_nothing_and_answers_nothing_twice() {
         for number in 0..60 {
             requests.push(stage.request_for(&pod).make().await);
             if number == 30 {
-                until("some are answered", async || (!answered(&stage, &requests).await.is_empty()).then_some(())).await;
+                until("some are answered", async || (!answered(&stage, &requests).await.is_empty()).then_some(()))
+                    .await;
             }
         }
         let mut log = first.audit();

@@ -55,3 +55,11 @@ pub(crate) fn rfc3339(seconds: i64) -> String {
     let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
     time.format(&time::format_description::well_known::Rfc3339).unwrap()
 }
+
+/// A root that nobody knows, as PEM.
+pub(crate) fn foreign_root() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    root.self_signed(&key).unwrap().pem()
+}

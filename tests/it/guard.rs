@@ -24,7 +24,13 @@ fn the_guard_lets_only_kubelets_ask_and_only_the_signer_answer() {
             let refused = stage.request_for(&pod).by(&who).try_make().await.expect_err("the guard refuses");
             assert_eq!(refused.code, 403, "{refused}");
         }
-        let elsewhere = stage.a_pod("elsewhere").on(&pod.node).as_account(&pod.account).with("signerName", json!("example.org/other")).make().await;
+        let elsewhere = stage
+            .a_pod("elsewhere")
+            .on(&pod.node)
+            .as_account(&pod.account)
+            .with("signerName", json!("example.org/other"))
+            .make()
+            .await;
         stage.request_for(&elsewhere).by(&Who::Admin).make().await;
 
         // The kubelet of the node may, and is answered.
@@ -38,7 +44,8 @@ fn the_guard_lets_only_kubelets_ask_and_only_the_signer_answer() {
         object["status"] = json!({"conditions": [{
             "type": "Denied", "status": "True", "reason": "Spite", "message": "no", "lastTransitionTime": "2026-01-01T00:00:00Z",
         }]});
-        let refused = call::put(&stage.admin, &format!("{}/status", open.path), &object).await.expect_err("the guard refuses");
+        let refused =
+            call::put(&stage.admin, &format!("{}/status", open.path), &object).await.expect_err("the guard refuses");
         assert_eq!(refused.code, 403, "{refused}");
         assert_eq!(Said::of(&stage.read(&open).await.unwrap()), None);
 
@@ -46,7 +53,10 @@ fn the_guard_lets_only_kubelets_ask_and_only_the_signer_answer() {
         install::remove_guard(&bed).await;
         let signer = stage.a_signer().guarded().start().await;
         signer.says("hold", "guard_missing").await;
-        never("something was signed without the guard", MINUTE, async || Said::of(&stage.read(&open).await?).map(|said| format!("{said:?}"))).await;
+        never("something was signed without the guard", MINUTE, async || {
+            Said::of(&stage.read(&open).await?).map(|said| format!("{said:?}"))
+        })
+        .await;
         install::guard(&bed).await;
         stage.issued(&open).await;
         until("the signer sees that the guard is the shipped one", async || {

@@ -66,7 +66,10 @@ fn what_a_stub_request_claims_is_ignored() {
             let request = stage.request_for(&pod).with("stubPKCS10Request", encoded).make_with(&key).await;
             let status = stage.issued(&request).await;
             let (uri, roots) = (stage.identity_of("shop"), stage.published_roots().await);
-            leaf::check(&status, Expected { uri: &uri, public_key: &key.public(), longest_life: 86_400, roots: &roots });
+            leaf::check(
+                &status,
+                Expected { uri: &uri, public_key: &key.public(), longest_life: 86_400, roots: &roots },
+            );
             assert!(signer.metric("podmint_signer_ignored_csr_content_total", &[]).await > 0.5);
             signer.stop().await;
         }
@@ -88,7 +91,12 @@ fn a_flood_of_ghosts_does_not_starve_an_honest_pod() {
         }
         stage.issued(&stage.request_for(&pod).make().await).await;
         let list = call::get(&stage.admin, &stage.requests()).await.unwrap();
-        let issued = list["items"].as_array().unwrap().iter().filter(|item| matches!(Said::of(item), Some(Said::Issued(_)))).count();
+        let issued = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|item| matches!(Said::of(item), Some(Said::Issued(_))))
+            .count();
         assert_eq!(issued, 1, "no ghost got a certificate");
         signer.stop().await;
     });

@@ -15,6 +15,8 @@ use podmint_tests::stage::{Pod, Said};
 use podmint_tests::{Bed, Stage, bare, call};
 use serde_json::{Value, json};
 
+use crate::forge::foreign_root;
+
 /// How long each step of the day may take before it counts as failed. With all rights each takes a fraction of a second.
 const STEP: Duration = Duration::from_secs(12);
 
@@ -24,6 +26,10 @@ fn every_right_is_needed() {
     podmint_tests::run(async {
         let bed = Bed::own(Settings::of("1.37.2")).await;
         install_guard_for_every_namespace(&bed).await;
+        // Kubernetes lets every service account read trust bundles unless its administrator thinks otherwise, as here.
+        let admin = bed.client(&podmint_tests::Who::Admin).await;
+        let default = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:cluster-trust-bundle-discovery";
+        call::delete(&admin, default).await.unwrap();
         let old_authority = Arc::new(old_authority().await);
         if let Err(step) = ordinary_day(&bed, None, &old_authority).await {
             panic!("with all rights of the manifest this failed: {step}");
@@ -38,7 +44,8 @@ fn every_right_is_needed() {
             }
         });
         let days: Vec<_> = stream::iter(days).buffer_unordered(4).collect().await;
-        let surplus: Vec<String> = days.iter().filter(|(_, day)| day.is_ok()).map(|(right, _)| right.to_string()).collect();
+        let surplus: Vec<String> =
+            days.iter().filter(|(_, day)| day.is_ok()).map(|(right, _)| right.to_string()).collect();
         assert!(surplus.is_empty(), "nothing fails without these rights, so nobody needs them: {surplus:#?}");
     });
 }
@@ -62,14 +69,22 @@ async fn ordinary_day(bed: &Bed, missing: Option<&Right>, old_authority: &[Value
     answered(&stage, &pod, "a certificate is issued").await?;
     step("it answers first", async || signer.metric("podmint_signer_first", &[]).await > 0.5).await?;
     lease_is_renewed(&stage).await?;
+    let faults = async || signer.metric("podmint_signer_answers_total", &["answer=\"fault\""]).await;
+    let before = faults().await;
     proxy.conflict(1);
     answered(&stage, &pod, "a certificate is issued after a conflict").await?;
+    if faults().await > before + 0.5 {
+        return Err("a conflict is looked into at once".to_owned());
+    }
     bundle_is_repaired(&stage).await?;
     event_is_written(&stage, &pod, &signer).await?;
     if inherits {
         let secret = format!("/api/v1/namespaces/{}/secrets/podmint-ca", stage.signer_namespace);
         let before = &old_authority[0]["data"];
-        step("the next intermediate is made", async || call::get(&stage.admin, &secret).await.is_ok_and(|now| now["data"] != *before)).await?;
+        step("the next intermediate is made", async || {
+            call::get(&stage.admin, &secret).await.is_ok_and(|now| now["data"] != *before)
+        })
+        .await?;
     }
     let restarts = signer.metric("podmint_signer_watch_restarts_total", &[]).await;
     if restarts > 0.5 { Err(format!("the watch holds ({restarts} restarts)")) } else { Ok(()) }
@@ -95,8 +110,10 @@ async fn bundle_is_repaired(stage: &Stage) -> Result<(), String> {
     let bundles = stage.trust_bundles().await;
     let name = bundles[0]["metadata"]["name"].as_str().unwrap();
     let before = stage.published_roots().await;
-    let edit = json!({"spec": {"trustBundle": format!("somebody was here\n{before}")}});
-    call::patch(&stage.admin, &format!("/apis/certificates.k8s.io/v1/clustertrustbundles/{name}"), &edit).await.unwrap();
+    let edit = json!({"spec": {"trustBundle": foreign_root()}});
+    call::patch(&stage.admin, &format!("/apis/certificates.k8s.io/v1/clustertrustbundles/{name}"), &edit)
+        .await
+        .unwrap();
     step("the trust bundle is repaired", async || stage.published_roots().await == before).await
 }
 
@@ -126,7 +143,8 @@ async fn install_guard_for_every_namespace(bed: &Bed) {
     let admin = bed.client(&podmint_tests::Who::Admin).await;
     for mut object in install::manifest("admission-guard.yaml") {
         if object["kind"] == "ValidatingAdmissionPolicy" && object["metadata"]["name"] == "podmint-answers" {
-            object["spec"]["validations"][0]["expression"] = json!("request.userInfo.username.endsWith(':podmint-signer')");
+            object["spec"]["validations"][0]["expression"] =
+                json!("request.userInfo.username.endsWith(':podmint-signer')");
         }
         install::apply(&admin, &object).await;
     }

@@ -10,6 +10,8 @@ use podmint_tests::until::{never, until};
 use podmint_tests::{Bed, Stage, bare, on_every_bed};
 use serde_json::{Value, json};
 
+use crate::forge::foreign_root;
+
 on_every_bed! {
     /// Somebody deletes the trust bundle: it comes back as it was.
     async fn a_deleted_trust_bundle_comes_back(bed: Bed) {
@@ -43,14 +45,23 @@ fn nothing_is_signed_before_the_root_is_published() {
         let bed = Bed::embedded().await;
         let stage = Stage::open(&bed, "unpublished").await;
         let faults = bed.devcluster().unwrap().faults();
-        let refuse = Failure { verb: Some(Verb::Create), resource: "clustertrustbundles".to_owned(), code: 503, times: u32::MAX, retry_after: None };
+        let refuse = Failure {
+            verb: Some(Verb::Create),
+            resource: "clustertrustbundles".to_owned(),
+            code: 503,
+            times: u32::MAX,
+            retry_after: None,
+        };
         faults.fail(refuse);
         let signer = stage.a_signer().start().await;
         let pod = stage.any_pod().await;
         let request = stage.request_for(&pod).make().await;
         signer.says("hold", "trust_not_published").await;
         assert!(signer.readiness().await.is_err(), "it does not say that it is ready");
-        never("something was signed", MINUTE, async || Said::of(&stage.read(&request).await?).map(|said| format!("{said:?}"))).await;
+        never("something was signed", MINUTE, async || {
+            Said::of(&stage.read(&request).await?).map(|said| format!("{said:?}"))
+        })
+        .await;
         assert!(stage.trust_bundles().await.is_empty());
         faults.clear();
         stage.issued(&request).await;
@@ -93,7 +104,10 @@ async fn bundle(stage: &Stage) -> (String, String) {
     let bundles = stage.trust_bundles().await;
     let [only] = bundles.as_slice() else { panic!("one bundle, not {}", bundles.len()) };
     let version = stage.bed.api_version("clustertrustbundles").await;
-    let path = format!("/apis/certificates.k8s.io/{version}/clustertrustbundles/{}", only["metadata"]["name"].as_str().unwrap());
+    let path = format!(
+        "/apis/certificates.k8s.io/{version}/clustertrustbundles/{}",
+        only["metadata"]["name"].as_str().unwrap()
+    );
     (path, only["spec"]["trustBundle"].as_str().unwrap().to_owned())
 }
 
@@ -106,7 +120,8 @@ async fn move_authority(from: &Stage, to: &Stage) {
     }
     for bundle in from.trust_bundles().await {
         let mut bundle = moved(bundle, None);
-        bundle["apiVersion"] = json!(format!("certificates.k8s.io/{}", to.bed.api_version("clustertrustbundles").await));
+        bundle["apiVersion"] =
+            json!(format!("certificates.k8s.io/{}", to.bed.api_version("clustertrustbundles").await));
         bundle["kind"] = json!("ClusterTrustBundle");
         install::apply(&to.admin, &bundle).await;
     }
@@ -114,7 +129,8 @@ async fn move_authority(from: &Stage, to: &Stage) {
 
 fn moved(mut object: Value, namespace: Option<&str>) -> Value {
     let metadata = &object["metadata"];
-    let mut kept = json!({"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"]});
+    let mut kept =
+        json!({"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"]});
     if let Some(namespace) = namespace {
         kept["namespace"] = json!(namespace);
     }
@@ -124,11 +140,4 @@ fn moved(mut object: Value, namespace: Option<&str>) -> Value {
 
 fn certificate(status: &Value, place: usize) -> Vec<u8> {
     pem::parse_many(status["certificateChain"].as_str().unwrap()).unwrap()[place].contents().to_vec()
-}
-
-fn foreign_root() -> String {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut root = rcgen::CertificateParams::default();
-    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    root.self_signed(&key).unwrap().pem()
 }

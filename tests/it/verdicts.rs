@@ -115,13 +115,18 @@ fn damaged<'a>(stage: &Stage, honest: &impl Fn() -> RequestPlan<'a>) -> Vec<(&'s
             let mut forged = stub.clone();
             *forged.last_mut().unwrap() ^= 1;
             let encode = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
-            table.push(("a stub with a broken signature", object(honest().with("stubPKCS10Request", encode(&forged))), 422));
+            table.push((
+                "a stub with a broken signature",
+                object(honest().with("stubPKCS10Request", encode(&forged))),
+                422,
+            ));
             table.push(("half a stub", object(honest().with("stubPKCS10Request", encode(&stub[..40]))), 422));
             table.push(("no key at all", object(honest().with("stubPKCS10Request", "")), 422));
         }
         Form::KeyAndProof => {
             let mut foreign = object(honest());
-            foreign["spec"]["proofOfPossession"] = object(honest().with("podUID", "another"))["spec"]["proofOfPossession"].clone();
+            foreign["spec"]["proofOfPossession"] =
+                object(honest().with("podUID", "another"))["spec"]["proofOfPossession"].clone();
             table.push(("a proof over another UID", foreign, 422));
             let mut half = object(honest());
             half["spec"].as_object_mut().unwrap().remove("proofOfPossession");

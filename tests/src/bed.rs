@@ -130,7 +130,11 @@ impl Bed {
 
 /// As bare as the real servers of the stories: nobody but the signer checks or tidies.
 pub fn bare() -> podmint_devcluster::Options {
-    podmint_devcluster::Options { node_restriction: false, controllers: false, ..podmint_devcluster::Options::default() }
+    podmint_devcluster::Options {
+        node_restriction: false,
+        controllers: false,
+        ..podmint_devcluster::Options::default()
+    }
 }
 
 /// Runs a story. All of them share one runtime, because they share servers and clients.

@@ -34,7 +34,9 @@ pub fn rights() -> Vec<Right> {
     let mut all = Vec::new();
     for object in manifest("rbac.yaml") {
         for (rule, content) in list(&object["rules"]).iter().enumerate() {
-            for (resource, verb) in list(&content["resources"]).iter().flat_map(|r| list(&content["verbs"]).iter().map(move |v| (r, v))) {
+            for (resource, verb) in
+                list(&content["resources"]).iter().flat_map(|r| list(&content["verbs"]).iter().map(move |v| (r, v)))
+            {
                 all.push(Right { role: word(&object["kind"]), rule, resource: word(resource), verb: word(verb) });
             }
         }

@@ -187,7 +187,11 @@ mod tests {
     #[test]
     fn an_exit_status_is_reported() {
         let scratch = Scratch::new();
-        let shell = Kept::start(Path::new("/bin/sh"), &["-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"], &scratch.join("log"));
+        let shell = Kept::start(
+            Path::new("/bin/sh"),
+            &["-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"],
+            &scratch.join("log"),
+        );
         while shell.log().is_empty() {
             std::thread::yield_now();
         }

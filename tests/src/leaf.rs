@@ -41,7 +41,8 @@ pub struct Expected<'a> {
 /// When a word is wrong, saying which.
 pub fn check(status: &Value, expected: Expected<'_>) -> Leaf {
     let chain = status["certificateChain"].as_str().expect("an issued status has a chain");
-    let chain: Vec<Vec<u8>> = pem::parse_many(chain).expect("the chain is PEM").into_iter().map(pem::Pem::into_contents).collect();
+    let chain: Vec<Vec<u8>> =
+        pem::parse_many(chain).expect("the chain is PEM").into_iter().map(pem::Pem::into_contents).collect();
     assert_eq!(chain.len(), 2, "leaf and issuing intermediate, without the root");
     let (rest, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
     assert!(rest.is_empty());
@@ -93,9 +94,13 @@ fn check_chain(leaf: &X509Certificate<'_>, chain: &[Vec<u8>], roots: &str) {
     assert!(issuer.is_ca() && issuer.issuer() != issuer.subject(), "an intermediate, not a root");
     assert_eq!(leaf.issuer(), issuer.subject());
     assert!(leaf.validity().not_after <= issuer.validity().not_after, "no leaf outlives its issuer");
-    let roots: Vec<CertificateDer<'static>> =
-        pem::parse_many(roots).expect("trust bundles are PEM").into_iter().map(|root| root.into_contents().into()).collect();
-    let anchors: Vec<_> = roots.iter().map(|root| anchor_from_trusted_cert(root).expect("a root is an anchor")).collect();
+    let roots: Vec<CertificateDer<'static>> = pem::parse_many(roots)
+        .expect("trust bundles are PEM")
+        .into_iter()
+        .map(|root| root.into_contents().into())
+        .collect();
+    let anchors: Vec<_> =
+        roots.iter().map(|root| anchor_from_trusted_cert(root).expect("a root is an anchor")).collect();
     let der = CertificateDer::from(chain[0].as_slice());
     let end = EndEntityCert::try_from(&der).expect("webpki reads the leaf");
     let intermediates = [CertificateDer::from(chain[1].as_slice())];
@@ -113,11 +118,16 @@ fn check_times(leaf: &X509Certificate<'_>, status: &Value, longest_life: i64) ->
     assert_eq!(not_before, leaf.validity().not_before.timestamp());
     assert_eq!(not_after, leaf.validity().not_after.timestamp());
     let life = not_after - not_before;
-    assert!(life <= longest_life && life > longest_life - 120, "a life of {life} s where {longest_life} s were to be had");
+    assert!(
+        life <= longest_life && life > longest_life - 120,
+        "a life of {life} s where {longest_life} s were to be had"
+    );
     let share = (begin_refresh_at - not_before) * 100 / life;
     assert!((39..=61).contains(&share), "renewal begins at {share} % of the life");
     let authority = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref().map(|id| id.0.to_vec()),
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => {
+            identifier.key_identifier.as_ref().map(|id| id.0.to_vec())
+        }
         #[expect(clippy::wildcard_enum_match_arm, reason = "looking for one kind")]
         _ => None,
     });

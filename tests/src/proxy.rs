@@ -57,7 +57,8 @@ impl Proxy {
 
     /// From now on every watch of `resource` begins with these objects, as if they had just been made.
     pub fn begin_watches_with(&self, resource: &str, objects: impl IntoIterator<Item = serde_json::Value>) {
-        let lines = objects.into_iter().map(|object| format!("{}\n", serde_json::json!({"type": "ADDED", "object": object})));
+        let lines =
+            objects.into_iter().map(|object| format!("{}\n", serde_json::json!({"type": "ADDED", "object": object})));
         let lines = lines.collect::<String>().into_bytes();
         self.past.planted.lock().unwrap_or_else(PoisonError::into_inner).insert(resource.to_owned(), lines);
     }
@@ -91,14 +92,18 @@ impl Past {
 
     /// What a watch of this request is to begin with.
     fn planted_for(&self, request: &Request<Incoming>) -> Option<Vec<u8>> {
-        let is_watch = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "watch=true" || part == "watch=1"));
+        let is_watch = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.split('&').any(|part| part == "watch=true" || part == "watch=1"));
         let resource = request.uri().path().rsplit('/').next()?;
         let planted = self.planted.lock().unwrap_or_else(PoisonError::into_inner);
         planted.get(resource).filter(|_| is_watch).cloned()
     }
 
     fn of(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
-        let cached = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "resourceVersion=0"));
+        let cached =
+            request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "resourceVersion=0"));
         if !cached || request.method() != Method::GET {
             return None;
         }
@@ -132,12 +137,17 @@ async fn serve(listener: TcpListener, client: kube::Client, past: Arc<Past>) {
         tokio::spawn(async move {
             let service = service_fn(|request| answer(request, client.clone(), Arc::clone(&past)));
             // A caller that hangs up in the middle is no concern of the proxy.
-            let _gone = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _gone =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(request: Request<Incoming>, client: kube::Client, past: Arc<Past>) -> Result<Response<Body>, std::io::Error> {
+async fn answer(
+    request: Request<Incoming>,
+    client: kube::Client,
+    past: Arc<Past>,
+) -> Result<Response<Body>, std::io::Error> {
     if let Some(answer) = past.of(&request) {
         return Ok(answer);
     }

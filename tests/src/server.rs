@@ -144,7 +144,9 @@ impl Kubernetes {
         let admin = kube::Client::try_from(self.config(&self.url())).expect("a client can be made");
         let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
-        let given = call::post(&admin, &path, &ask).await.unwrap_or_else(|why| panic!("no token for {namespace}/{name}: {why}"));
+        let given = call::post(&admin, &path, &ask)
+            .await
+            .unwrap_or_else(|why| panic!("no token for {namespace}/{name}: {why}"));
         given["status"]["token"].as_str().expect("a token is text").to_owned()
     }
 
@@ -186,7 +188,8 @@ impl Kubernetes {
         if !version.starts_with("1.37.") {
             arguments.push("--runtime-config=certificates.k8s.io/v1beta1=true".to_owned());
             arguments.push(
-                "--feature-gates=PodCertificateRequest=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true".to_owned(),
+                "--feature-gates=PodCertificateRequest=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true"
+                    .to_owned(),
             );
         }
         arguments
@@ -293,4 +296,3 @@ pub(crate) fn random_word() -> String {
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-

@@ -42,7 +42,14 @@ impl Stage {
             "trustDomain": TRUST_DOMAIN,
             "allow": [{"name": "story", "namespaces": [self.namespace], "serviceAccounts": ["*"]}],
         });
-        SignerPlan { stage: self, spec, identity: "replica-a".to_owned(), guard: Guard::Off, pace: Pace::compressed(COMPRESSED), client: None }
+        SignerPlan {
+            stage: self,
+            spec,
+            identity: "replica-a".to_owned(),
+            guard: Guard::Off,
+            pace: Pace::compressed(COMPRESSED),
+            client: None,
+        }
     }
 
     /// The only name in the certificate of a service account of the story.
@@ -129,7 +136,10 @@ impl SignerPlan<'_> {
         let mut arguments = vec!["run".to_owned()];
         for (flag, value) in [
             ("--config", scratch.write("config.yaml", &self.document()).display().to_string()),
-            ("--kubeconfig", scratch.write("kubeconfig", &self.stage.bed.kubeconfig(who.0, who.1).await).display().to_string()),
+            (
+                "--kubeconfig",
+                scratch.write("kubeconfig", &self.stage.bed.kubeconfig(who.0, who.1).await).display().to_string(),
+            ),
             ("--namespace", self.stage.signer_namespace.clone()),
             ("--listen", format!("127.0.0.1:{port}")),
             ("--audit-log", scratch.join("audit.jsonl").display().to_string()),
@@ -195,7 +205,10 @@ impl Signer {
 
     /// Waits until it has given this answer for this reason.
     pub async fn says(&self, answer: &str, reason: &str) {
-        until(format!("the signer says {answer}, {reason}"), async || (self.answered(answer, reason).await > 0.0).then_some(())).await;
+        until(format!("the signer says {answer}, {reason}"), async || {
+            (self.answered(answer, reason).await > 0.0).then_some(())
+        })
+        .await;
     }
 
     /// Whether it has stopped by itself.
@@ -205,7 +218,8 @@ impl Signer {
 
     /// Stops it as SIGTERM does, and checks what every story ends with: no status write was refused by validation.
     pub async fn stop(mut self) {
-        let (own, stage) = (self.metric("podmint_signer_rejected_writes_total", &["invalid"]).await, self.stage.clone());
+        let (own, stage) =
+            (self.metric("podmint_signer_rejected_writes_total", &["invalid"]).await, self.stage.clone());
         self.stop.cancel();
         if let Some(task) = self.task.take() {
             let ended = tokio::time::timeout(Duration::from_secs(5), task).await.expect("the signer stops within 5 s");

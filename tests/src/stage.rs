@@ -108,7 +108,11 @@ impl Stage {
             install::apply(&stage.admin, &object).await;
         }
         let namespace = install::SHIPPED_NAMESPACE.to_owned();
-        Self { signer_account: Who::service_account(&namespace, install::ACCOUNT), signer_namespace: namespace, ..stage }
+        Self {
+            signer_account: Who::service_account(&namespace, install::ACCOUNT),
+            signer_namespace: namespace,
+            ..stage
+        }
     }
 
     /// The same stage, whose requests are written through this version of `certificates.k8s.io`.
@@ -147,7 +151,14 @@ impl Stage {
     /// A pod to be described and made. Without more words it projects our signer with an `ECDSAP256` key.
     pub fn a_pod(&self, name: &str) -> PodPlan<'_> {
         let projection = json!({"signerName": self.signer_name, "keyType": KeyType::EcdsaP256.word(), "credentialBundlePath": "bundle.pem"});
-        PodPlan { stage: self, name: name.to_owned(), node: None, account: None, projection: Some(projection), annotations: json!({}) }
+        PodPlan {
+            stage: self,
+            name: name.to_owned(),
+            node: None,
+            account: None,
+            projection: Some(projection),
+            annotations: json!({}),
+        }
     }
 
     /// A pod `web` on a new node `node-a` as a new account `shop`: for stories that need any good pod.
@@ -163,7 +174,9 @@ impl Stage {
             "serviceAccountName": pod.account.name, "serviceAccountUID": pod.account.uid,
             "nodeName": pod.node.name, "nodeUID": pod.node.uid,
         });
-        for (from, to) in [("maxExpirationSeconds", "maxExpirationSeconds"), ("userAnnotations", "unverifiedUserAnnotations")] {
+        for (from, to) in
+            [("maxExpirationSeconds", "maxExpirationSeconds"), ("userAnnotations", "unverifiedUserAnnotations")]
+        {
             if let Some(value) = pod.projection.get(from) {
                 spec[to] = value.clone();
             }
@@ -225,7 +238,10 @@ impl Stage {
     /// The trust bundles published under our signer name.
     pub async fn trust_bundles(&self) -> Vec<Value> {
         let version = self.bed.api_version("clustertrustbundles").await;
-        let path = format!("/apis/certificates.k8s.io/{version}/clustertrustbundles?fieldSelector=spec.signerName%3D{}", self.signer_name.replace('/', "%2F"));
+        let path = format!(
+            "/apis/certificates.k8s.io/{version}/clustertrustbundles?fieldSelector=spec.signerName%3D{}",
+            self.signer_name.replace('/', "%2F")
+        );
         let list = made("list of trust bundles", call::get(&self.admin, &path).await);
         list["items"].as_array().cloned().unwrap_or_default()
     }
@@ -330,7 +346,11 @@ impl PodPlan<'_> {
     pub async fn make(self) -> Pod {
         let (node, account) = (self.node.expect("a pod is on a node"), self.account.expect("a pod runs as an account"));
         let sources: Vec<Value> = self.projection.iter().map(|source| json!({"podCertificate": source})).collect();
-        let volumes = if sources.is_empty() { json!([]) } else { json!([{"name": "identity", "projected": {"sources": sources}}]) };
+        let volumes = if sources.is_empty() {
+            json!([])
+        } else {
+            json!([{"name": "identity", "projected": {"sources": sources}}])
+        };
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": self.name, "namespace": self.stage.namespace, "annotations": self.annotations},
@@ -411,7 +431,9 @@ impl RequestPlan<'_> {
 
     /// Makes it with this key; the API server must take it.
     pub async fn make_with(self, key: &Key) -> Request {
-        self.try_make_with(key).await.unwrap_or_else(|why| panic!("the API server did not take an honest request: {why}"))
+        self.try_make_with(key)
+            .await
+            .unwrap_or_else(|why| panic!("the API server did not take an honest request: {why}"))
     }
 
     /// Makes it if the API server takes it.
@@ -430,9 +452,12 @@ impl RequestPlan<'_> {
 
     /// The object itself, for those who want to send it in another way.
     pub fn object(mut self, key: &Key) -> Value {
-        let base64 = |bytes: &[u8]| Value::from(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes));
+        let base64 =
+            |bytes: &[u8]| Value::from(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes));
         match self.form {
-            Form::Stub if self.spec.get("stubPKCS10Request").is_none() => self.spec["stubPKCS10Request"] = base64(&key.stub_request()),
+            Form::Stub if self.spec.get("stubPKCS10Request").is_none() => {
+                self.spec["stubPKCS10Request"] = base64(&key.stub_request())
+            }
             Form::Stub => {}
             Form::KeyAndProof => {
                 let pod_uid = self.spec["podUID"].as_str().unwrap_or_default().to_owned();

@@ -14,7 +14,10 @@ pub fn no_status_was_rejected(stage: &Stage) {
     let (written, invalid) = match (stage.bed.server(), stage.bed.devcluster()) {
         (Some(server), _) => {
             let writes = server.status_writes(&stage.signer_account.user_name());
-            (writes.len().try_into().expect("a count"), writes.into_iter().filter(is_invalid).map(|write| format!("{write:?}")).collect())
+            (
+                writes.len().try_into().expect("a count"),
+                writes.into_iter().filter(is_invalid).map(|write| format!("{write:?}")).collect(),
+            )
         }
         (None, Some(cluster)) => {
             let status = "podcertificaterequests/status";

@@ -107,7 +107,10 @@ impl Figures {
 
     fn print_table(&self, arguments: &Arguments) {
         let Arguments { json: _, burst, pods, steady } = arguments;
-        println!("\nKubernetes {}, {steady} steady requests, a burst of {burst}, all for {pods} pods on one node", assets::VERSIONS[0]);
+        println!(
+            "\nKubernetes {}, {steady} steady requests, a burst of {burst}, all for {pods} pods on one node",
+            assets::VERSIONS[0]
+        );
         for (name, value, unit, aim) in &self.0 {
             let aim = aim.map_or(String::new(), |aim| format!("(aim {aim} {unit})"));
             println!("{name:<40} {value:>10.2} {unit:<4} {aim}");
@@ -146,7 +149,9 @@ async fn issued_per_second(stage: &Stage, pods: &[Pod], count: usize) -> f64 {
     let watch = watch_issued(stage, count).await;
     let begun = Instant::now();
     stream::iter(objects)
-        .for_each_concurrent(CALLS, async |object| drop(call::post(&stage.admin, &stage.requests(), &object).await.unwrap()))
+        .for_each_concurrent(CALLS, async |object| {
+            drop(call::post(&stage.admin, &stage.requests(), &object).await.unwrap())
+        })
         .await;
     let issued = watch.await.unwrap();
     count as f64 / issued.values().max().unwrap().duration_since(begun).as_secs_f64()
@@ -157,8 +162,9 @@ async fn denied_per_second(stage: &Stage, pods: &[Pod], count: usize) -> f64 {
     let objects = many_objects(stage, pods, count);
     let mut lines = watch(stage).await;
     let begun = Instant::now();
-    let making = stream::iter(objects)
-        .for_each_concurrent(CALLS, async |object| drop(call::post(&stage.admin, &stage.requests(), &object).await.unwrap()));
+    let making = stream::iter(objects).for_each_concurrent(CALLS, async |object| {
+        drop(call::post(&stage.admin, &stage.requests(), &object).await.unwrap())
+    });
     let denying = async {
         let fresh = stream::poll_fn(|context| lines.poll_next_unpin(context)).filter_map(async |event| pending(event));
         fresh.take(count).for_each_concurrent(CALLS, async |object| deny(stage, object).await).await;
