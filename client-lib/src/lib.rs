@@ -61,12 +61,14 @@
 //! - **A peer is whom you named.** The chain is verified to the anchors of the peer's own trust domain, then every rule of X.509-SVID that a verifier can see,
 //!   then your [`Authorizer`]. There is no permissive default. A [`Refusal`] names the reason, the peer's issuer key and our anchors.
 //! - **Nothing skips the verifier.** TLS 1.3 with both sides named; no resumption, no tickets, no early data: rustls asks no verifier when a session is resumed.
+//! - **A connection does not outlive its reason.** A [`Stream`] ends with its peer's certificate, when the anchor behind it is withdrawn, and when a replaced
+//!   authorizer no longer lets the peer in. Trust that grows closes nothing.
 //! - **Keys are not shown.** No error, log or `Debug` output holds file contents. Buffers are wiped; rustls and the crypto provider keep copies of their own.
 //!
 //! # How a change travels
 //!
 //! `files` reads one generation → `pem`, `x509` and `svid` check what is inside → `credential` and `trust` are the checked parts → `snapshot` decides
-//! whether they replace the parts in use → [`PodIdentity`] publishes → `tls` reads it in the next handshake. `watch` starts this at each event and every ten seconds.
+//! whether they replace the parts in use → [`PodIdentity`] publishes → `tls` reads it in the next handshake, and `connections` looks at the open ones again if trust shrank. `watch` starts this at each event and every ten seconds.
 //!
 //! # Features
 //!
