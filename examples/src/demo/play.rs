@@ -132,7 +132,7 @@ impl<'a> Show<'a> {
         self.reporter.tell(News::Playing);
         self.start_renewals().await;
         let target = self.target(&admin, node_uids, ground).await?;
-        let pause = (length / 20).min(READING);
+        let pause = length.checked_div(20).unwrap_or_default().min(READING);
         self.attempts = impostor::attempt_all(ground, self.kinds, &target, &self.tape, self.reporter, pause).await?;
         let newcomer = self.uid_of(NEWCOMER)?;
         self.wait("the request of the pod that no rule admits", || self.tape.has_asked(&newcomer)).await?;

@@ -13,7 +13,6 @@ mod request;
 #[expect(clippy::arithmetic_side_effects, reason = "dates and counters of a few tests")]
 mod staged;
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "dates of a few tests")]
 mod tests;
 mod trail;
 
