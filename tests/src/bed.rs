@@ -17,7 +17,7 @@ pub struct Bed(Arc<Ground>);
 
 enum Ground {
     Embedded(DevCluster, Versions),
-    Real(Kubernetes),
+    Real(Box<Kubernetes>),
 }
 
 impl Bed {
@@ -55,7 +55,7 @@ impl Bed {
     /// A server of the story's own, to be stopped, upgraded or misconfigured.
     pub async fn own(settings: Settings) -> Self {
         eprintln!("starting etcd and kube-apiserver {} …", settings.version);
-        Self(Arc::new(Ground::Real(Kubernetes::start(settings).await)))
+        Self(Arc::new(Ground::Real(Box::new(Kubernetes::start(settings).await))))
     }
 
     /// A client for anybody.

@@ -63,10 +63,10 @@ async fn send(client: &kube::Client, method: Method, path: &str, body: Option<&V
 }
 
 /// Only what a server said is an answer. A broken connection is told with code 0, for those who wait for a server to come back.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is trouble on the way")]
 fn refused(error: kube::Error) -> Refused {
     match error {
         kube::Error::Api(status) => Refused { code: status.code, message: status.message },
-        #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is trouble on the way")]
         other => Refused { code: 0, message: format!("{other:?}") },
     }
 }

@@ -4,7 +4,6 @@
 //! [`signer`] the signer under test, [`leaf`] checks what it issues by other means than its own. The stories are in `it/`,
 //! the benchmark in `src/bin/bench.rs`.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

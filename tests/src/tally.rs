@@ -25,7 +25,7 @@ pub fn no_status_was_rejected(stage: &Stage) {
             let told = (refused > 0).then(|| format!("devcluster refused {refused}"));
             (cluster.faults().calls(podmint_devcluster::Verb::Update, status), Vec::from_iter(told))
         }
-        (None, None) => unreachable!("a bed is one or the other"),
+        (None, None) => panic!("a bed is one or the other"),
     };
     note(stage, written, invalid.len());
     assert!(invalid.is_empty(), "status writes of the signer were rejected by validation: {invalid:?}");
