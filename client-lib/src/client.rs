@@ -115,9 +115,8 @@ impl Connector {
             handshake::own_credential_is_valid(&parts.identity)?;
             let snapshot = parts.identity.snapshot();
             let generation = snapshot.generation();
-            let config = configs
-                .get(generation, || parts.client_config(Some(&snapshot)))
-                .map_err(HandshakeError::Tls)?;
+            let config =
+                configs.get(generation, || parts.client_config(Some(&snapshot))).map_err(HandshakeError::Tls)?;
             let stream = tokio_rustls::TlsConnector::from(config)
                 .connect(name, transport)
                 .await

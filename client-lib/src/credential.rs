@@ -133,8 +133,7 @@ fn pair(key_file: &[u8], chain_file: &[u8], paths: &CredentialFiles<&Path>) -> R
 }
 
 fn blocks(bytes: &[u8], path: &Path) -> Result<Vec<Block>, LoadError> {
-    pem::blocks(bytes, LONGEST_CHAIN.saturating_add(1))
-        .map_err(|source| LoadError::Pem { path: path.into(), source })
+    pem::blocks(bytes, LONGEST_CHAIN.saturating_add(1)).map_err(|source| LoadError::Pem { path: path.into(), source })
 }
 
 fn assemble(
@@ -145,19 +144,18 @@ fn assemble(
 ) -> Result<Credential, LoadError> {
     let path = || paths.chain().to_path_buf();
     for (index, certificate) in (1_usize..).zip(&chain) {
-        Facts::read(certificate)
-            .map_err(|bad| LoadError::Certificate { path: path(), index, place: bad.0 })?;
+        Facts::read(certificate).map_err(|bad| LoadError::Certificate { path: path(), index, place: bad.0 })?;
     }
     let first = chain.first().ok_or_else(|| LoadError::NoCertificate { path: path() })?.clone();
-    let leaf = Facts::read(&first)
-        .map_err(|bad| LoadError::Certificate { path: path(), index: 1, place: bad.0 })?;
+    let leaf = Facts::read(&first).map_err(|bad| LoadError::Certificate { path: path(), index: 1, place: bad.0 })?;
     let id = svid::identity(&leaf).map_err(|source| LoadError::NotAnSvid { path: path(), source })?;
 
     // rustls takes the key by value and does not wipe it; our own copy is wiped here.
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
-    let signer = provider.key_provider.load_private_key(der).map_err(|_may_quote_the_key| {
-        LoadError::Key { path: paths.key().into(), kind: leaf.key.name() }
-    })?;
+    let signer = provider
+        .key_provider
+        .load_private_key(der)
+        .map_err(|_may_quote_the_key| LoadError::Key { path: paths.key().into(), kind: leaf.key.name() })?;
     let certified = CertifiedKey::new(chain, signer);
     // rustls would let "unknown" pass; for us it is no match.
     certified.keys_match().map_err(|_no_detail| LoadError::Mismatch { path: paths.key().into() })?;

@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn lengths_are_definite_minimal_and_present() {
         for bad in [
-            &[0x04, 0x80][..],                   // indefinite
-            &[0x04, 0x81, 0x05, 1, 2, 3, 4, 5],  // fits the short form
-            &[0x04, 0x82, 0x00, 0x01, 1],        // leading zero
-            &[0x04, 0x84, 0, 0, 0, 1, 1],        // longer than we read
-            &[0x04, 0x03, 1, 2],                 // cut short
+            &[0x04, 0x80][..],                  // indefinite
+            &[0x04, 0x81, 0x05, 1, 2, 3, 4, 5], // fits the short form
+            &[0x04, 0x82, 0x00, 0x01, 1],       // leading zero
+            &[0x04, 0x84, 0, 0, 0, 1, 1],       // longer than we read
+            &[0x04, 0x03, 1, 2],                // cut short
             &[0x04],
             &[],
         ] {

@@ -143,29 +143,26 @@ impl FileSource for Disk {
 
 /// The volume a path leads into: the folder whose entry on the path is a link below its own `..data`.
 fn in_volume(path: &Path) -> Option<Place> {
-    path.ancestors().find_map(|entry| {
-        let top = entry.file_name()?;
-        let link = std::fs::read_link(entry).ok()?;
-        let inside = link.strip_prefix(DATA).ok()?;
-        let folder = entry.parent()?;
-        (inside == Path::new(top)).then(|| Place {
-            folder: if folder == Path::new("") { PathBuf::from(".") } else { folder.into() },
-            name: Path::new(top).join(path.strip_prefix(entry).unwrap_or(Path::new(""))),
-            kind: PlaceKind::Volume,
+    path.ancestors()
+        .find_map(|entry| {
+            let top = entry.file_name()?;
+            let link = std::fs::read_link(entry).ok()?;
+            let inside = link.strip_prefix(DATA).ok()?;
+            let folder = entry.parent()?;
+            (inside == Path::new(top)).then(|| Place {
+                folder: if folder == Path::new("") { PathBuf::from(".") } else { folder.into() },
+                name: Path::new(top).join(path.strip_prefix(entry).unwrap_or(Path::new(""))),
+                kind: PlaceKind::Volume,
+            })
         })
-    })
-    .map(|place| Place { name: place.name.components().collect(), ..place })
+        .map(|place| Place { name: place.name.components().collect(), ..place })
 }
 
 /// Whether a table in the form of `/proc/self/mountinfo` has a mount exactly at this path.
 fn is_mount_point(table: &str, path: &Path) -> bool {
     table.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| {
         // The kernel writes blanks, tabs, line ends and backslashes in octal.
-        let point = point
-            .replace("\\040", " ")
-            .replace("\\011", "\t")
-            .replace("\\012", "\n")
-            .replace("\\134", "\\");
+        let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
         OsStr::new(&point) == path.as_os_str()
     })
 }
@@ -282,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_sub_path_is_a_file_that_is_a_mount() {
-        let table = "36 35 98:0 / /mnt/my\\040app/bundle.pem rw - tmpfs tmpfs rw\n37 35 98:0 / /mnt2 rw - tmpfs tmpfs rw\n";
+        let table =
+            "36 35 98:0 / /mnt/my\\040app/bundle.pem rw - tmpfs tmpfs rw\n37 35 98:0 / /mnt2 rw - tmpfs tmpfs rw\n";
         assert!(is_mount_point(table, Path::new("/mnt/my app/bundle.pem")));
         assert!(is_mount_point(table, Path::new("/mnt2")));
         assert!(!is_mount_point(table, Path::new("/mnt2/bundle.pem")));

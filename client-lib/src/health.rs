@@ -129,8 +129,7 @@ pub(crate) fn updates(snapshot: &Snapshot, seen: &Seen, now: UnixTime) -> Update
     match seen.kind {
         Some(PlaceKind::SubPath) => Updates::NeverSubPath,
         Some(PlaceKind::Volume)
-            if age(credential, now) >= Age::Overdue
-                && seen.written.is_none_or(|written| written.as_secs() < due) =>
+            if age(credential, now) >= Age::Overdue && seen.written.is_none_or(|written| written.as_secs() < due) =>
         {
             Updates::Frozen
         }

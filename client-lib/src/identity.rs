@@ -410,15 +410,8 @@ impl Builder {
             tracing::warn!(%detail, "our own certificate does not verify against our own trust bundle");
         }
 
-        let latest = Latest {
-            problems: Vec::new(),
-            own_chain,
-            seen,
-            watch: WatchMode::Poll,
-            loads: 1,
-            failed: 0,
-            asked: None,
-        };
+        let latest =
+            Latest { problems: Vec::new(), own_chain, seen, watch: WatchMode::Poll, loads: 1, failed: 0, asked: None };
         let shared = Arc::new(Shared {
             current: ArcSwap::new(Arc::clone(&first)),
             changes: tokio::sync::watch::Sender::new(first),
@@ -443,9 +436,7 @@ async fn first_step(loader: Arc<Loader>, moment: Moment) -> (Step, Seen) {
             (snapshot::advance(None, loaded, Rules { loader: &loader, moment }), seen)
         }
         // The runtime is shutting down: nothing was read, and the next await ends this task.
-        Err(_stopping) => {
-            (Step { next: None, faults: Vec::new(), own_chain: OwnChain::Unchecked }, Seen::default())
-        }
+        Err(_stopping) => (Step { next: None, faults: Vec::new(), own_chain: OwnChain::Unchecked }, Seen::default()),
     }
 }
 
@@ -455,7 +446,7 @@ fn unready(waited: Duration, faults: &[Fault]) -> StartError {
          or the gates PodCertificateRequest and ClusterTrustBundleProjection (and the API certificates.k8s.io/v1beta1) before; \
          check also that the paths are those of the pod's volumes and volumeMounts"
     } else {
-        "hint: run `podmint-check` on the folder, and look at the pod's events and its PodCertificateRequests"
+        "hint: look at the pod's events and at its PodCertificateRequests (`kubectl get podcertificaterequests`)"
     };
     StartError::Unready {
         waited,

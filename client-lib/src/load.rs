@@ -103,7 +103,9 @@ pub enum LoadError {
         source: NotAnSvid,
     },
     /// The crypto provider cannot use the key.
-    #[error("the crypto provider cannot use the {kind} key in {path} (ring has no P-521; aws-lc-rs takes all of Kubernetes' key types)")]
+    #[error(
+        "the crypto provider cannot use the {kind} key in {path} (ring has no P-521; aws-lc-rs takes all of Kubernetes' key types)"
+    )]
     Key {
         /// The file.
         path: PathBuf,
@@ -133,7 +135,9 @@ pub enum LoadError {
         seconds: u64,
     },
     /// The new credential does not chain to our own anchors, and the one in use does.
-    #[error("the new certificate in {path} does not verify against our own anchors of {domain} ({detail}); the one in use does and stays")]
+    #[error(
+        "the new certificate in {path} does not verify against our own anchors of {domain} ({detail}); the one in use does and stays"
+    )]
     OwnChainUntrusted {
         /// The file.
         path: PathBuf,
@@ -143,7 +147,9 @@ pub enum LoadError {
         detail: String,
     },
     /// A trust bundle with nothing in it.
-    #[error("the trust bundle {path} of {domain} is empty: an optional ClusterTrustBundle that matches nothing is projected so; nobody is trusted in its place")]
+    #[error(
+        "the trust bundle {path} of {domain} is empty: an optional ClusterTrustBundle that matches nothing is projected so; nobody is trusted in its place"
+    )]
     EmptyTrust {
         /// The file.
         path: PathBuf,
@@ -151,7 +157,9 @@ pub enum LoadError {
         domain: TrustDomain,
     },
     /// A trust bundle without a usable anchor.
-    #[error("the trust bundle {path} of {domain} holds no CA certificate that may sign certificates ({ignored} others were ignored)")]
+    #[error(
+        "the trust bundle {path} of {domain} holds no CA certificate that may sign certificates ({ignored} others were ignored)"
+    )]
     NoAnchor {
         /// The file.
         path: PathBuf,
@@ -269,9 +277,7 @@ impl Loader {
         let mut seen = Seen::default();
         let credential = self.credential(&mut reading, &mut seen);
         let trust = self.source.trust.iter().map(|(domain, path)| {
-            let anchors = reading
-                .read(path)
-                .and_then(|contents| trust::parse(contents.bytes(), path, domain));
+            let anchors = reading.read(path).and_then(|contents| trust::parse(contents.bytes(), path, domain));
             (domain.clone(), anchors)
         });
         let trust = trust.collect();
@@ -329,9 +335,7 @@ impl Reading<'_> {
         let failed = |source| LoadError::of_io(path, source);
         let folder = match self.open.entry(folder_of(&place)) {
             std::collections::btree_map::Entry::Occupied(folder) => folder.into_mut(),
-            std::collections::btree_map::Entry::Vacant(free) => {
-                free.insert(self.files.open(&place).map_err(failed)?)
-            }
+            std::collections::btree_map::Entry::Vacant(free) => free.insert(self.files.open(&place).map_err(failed)?),
         };
         folder.read(&place.name, LARGEST_FILE).map_err(failed)
     }

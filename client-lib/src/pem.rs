@@ -205,7 +205,9 @@ mod tests {
 
     #[test]
     fn nothing_but_blocks_is_accepted() {
-        for text in ["x\n", "# note\n", "\u{feff}", "AAEC\n", "-----END CERTIFICATE-----\n", "-----BEGIN CERTIFICATE----\n"] {
+        for text in
+            ["x\n", "# note\n", "\u{feff}", "AAEC\n", "-----END CERTIFICATE-----\n", "-----BEGIN CERTIFICATE----\n"]
+        {
             assert!(matches!(shape(&format!("{text}{ONE}")), Err(BadPem::Outside { line: 1 })), "{text}");
         }
         assert_eq!(shape(&format!("{ONE}junk")), Err(BadPem::Outside { line: 4 }));
@@ -225,7 +227,9 @@ mod tests {
 
     #[test]
     fn the_inside_is_plain_base64() {
-        for inside in ["", "AAE", "AA=C", "A===", "AAF=", "AB==", "AAEC====", "AA-_", "Proc-Type: 4\n\nAAEC", "AA\n\nEC", " AAEC"] {
+        for inside in
+            ["", "AAE", "AA=C", "A===", "AAF=", "AB==", "AAEC====", "AA-_", "Proc-Type: 4\n\nAAEC", "AA\n\nEC", " AAEC"]
+        {
             let file = format!("-----BEGIN CERTIFICATE-----\n{inside}\n-----END CERTIFICATE-----\n");
             assert!(matches!(shape(&file), Err(BadPem::Base64 { .. })), "{inside}");
         }

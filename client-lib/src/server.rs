@@ -113,13 +113,10 @@ impl Acceptor {
             handshake::own_credential_is_valid(&parts.identity)?;
             let snapshot = parts.identity.snapshot();
             let generation = snapshot.generation();
-            let config = configs
-                .get(generation, || parts.server_config(Some(&snapshot)))
-                .map_err(HandshakeError::Tls)?;
-            let stream = tokio_rustls::TlsAcceptor::from(config)
-                .accept(transport)
-                .await
-                .map_err(HandshakeError::of_io)?;
+            let config =
+                configs.get(generation, || parts.server_config(Some(&snapshot))).map_err(HandshakeError::Tls)?;
+            let stream =
+                tokio_rustls::TlsAcceptor::from(config).accept(transport).await.map_err(HandshakeError::of_io)?;
             drop(snapshot); // held until here, so that the whole handshake is of one generation
             Stream::new(stream, Side::Client, parts, *max_age, generation)
         })

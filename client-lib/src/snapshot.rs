@@ -120,9 +120,9 @@ pub(crate) fn advance(last: Option<&Arc<Snapshot>>, loaded: Loaded, rules: Rules
     let own_chain = own_chain(&credential, &trust, rules);
     let is_new = last.is_none_or(|last| {
         !Arc::ptr_eq(&last.credential, &credential)
-            || trust.iter().any(|(domain, anchors)| {
-                last.trust.get(domain).is_none_or(|before| !Arc::ptr_eq(before, anchors))
-            })
+            || trust
+                .iter()
+                .any(|(domain, anchors)| last.trust.get(domain).is_none_or(|before| !Arc::ptr_eq(before, anchors)))
     });
     let next = is_new.then(|| {
         Arc::new(Snapshot {

@@ -96,10 +96,7 @@ impl SpiffeId {
     /// Whether this ID is `prefix` or lies below it, segment by segment.
     pub(crate) fn is_below(&self, prefix: &SpiffeId) -> bool {
         self.domain == prefix.domain
-            && self
-                .path
-                .strip_prefix(&*prefix.path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && self.path.strip_prefix(&*prefix.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The ID in a certificate's URI name.
@@ -107,9 +104,7 @@ impl SpiffeId {
         if bytes.len() > LONGEST {
             return Err(BadSpiffeId::TooLong);
         }
-        std::str::from_utf8(bytes)
-            .map_err(|_not_utf8| BadSpiffeId::NotText)?
-            .parse()
+        std::str::from_utf8(bytes).map_err(|_not_utf8| BadSpiffeId::NotText)?.parse()
     }
 
     /// The ID that Podmint's signer gives to a ServiceAccount.

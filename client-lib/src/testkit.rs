@@ -265,8 +265,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in their order.
-    pub const ALL: [Step; 5] =
-        [Step::Files, Step::TemporaryLink, Step::Swap, Step::VisibleLinks, Step::RemoveOld];
+    pub const ALL: [Step; 5] = [Step::Files, Step::TemporaryLink, Step::Swap, Step::VisibleLinks, Step::RemoveOld];
 }
 
 /// A write under way, one step at a time.

@@ -110,9 +110,8 @@ impl Adapter {
         let snapshot = self.snapshot();
         let provider = self.identity.provider();
         let moment = verify::Moment { now, ..self.identity.moment() };
-        let look = |snapshot: &Snapshot| {
-            verify::peer(leaf, intermediates, side, snapshot, &self.authorizer, moment, provider)
-        };
+        let look =
+            |snapshot: &Snapshot| verify::peer(leaf, intermediates, side, snapshot, &self.authorizer, moment, provider);
         let verdict = look(&snapshot).or_else(|refusal| {
             // Its root may have been published a moment ago. One reading a second at most, whoever asks.
             let curable = verify::may_be_cured_by_reload(refusal.reason());
@@ -138,7 +137,10 @@ impl Adapter {
         let snapshot = self.snapshot();
         let credential = snapshot.credential();
         if credential.is_expired(self.identity.moment().now) {
-            tracing::error!(serial = credential.serial(), "our own certificate is expired: handshakes fail until it is renewed");
+            tracing::error!(
+                serial = credential.serial(),
+                "our own certificate is expired: handshakes fail until it is renewed"
+            );
             return None;
         }
         Some(Arc::clone(credential.certified()))

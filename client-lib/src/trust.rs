@@ -79,8 +79,7 @@ impl Anchors {
     pub(crate) fn behind<'a>(&'a self, found: &TrustAnchor<'_>) -> impl Iterator<Item = &'a Anchor> {
         let found = (found.subject.to_vec(), found.subject_public_key_info.to_vec());
         self.webpki.iter().zip(&self.anchors).filter_map(move |(candidate, anchor)| {
-            (*candidate.subject == *found.0 && *candidate.subject_public_key_info == *found.1)
-                .then_some(anchor)
+            (*candidate.subject == *found.0 && *candidate.subject_public_key_info == *found.1).then_some(anchor)
         })
     }
 }
@@ -124,8 +123,7 @@ impl Anchor {
 /// # Errors
 /// An empty file is [`LoadError::EmptyTrust`]: it is never a reason to trust somebody else, such as the system's roots.
 pub(crate) fn parse(bytes: &[u8], path: &Path, domain: &TrustDomain) -> Result<Anchors, LoadError> {
-    let blocks = pem::blocks(bytes, MOST_ANCHORS)
-        .map_err(|source| LoadError::Pem { path: path.into(), source })?;
+    let blocks = pem::blocks(bytes, MOST_ANCHORS).map_err(|source| LoadError::Pem { path: path.into(), source })?;
     if blocks.is_empty() {
         return Err(LoadError::EmptyTrust { path: path.into(), domain: domain.clone() });
     }
@@ -157,9 +155,7 @@ fn anchor(der: CertificateDer<'static>) -> Result<Option<(Anchor, TrustAnchor<'s
     if !facts.basic.ca || !facts.usage.is_some_and(|usage| usage.cert_sign) {
         return Ok(None);
     }
-    let trusted = webpki::anchor_from_trusted_cert(&der)
-        .map_err(|_same_place| "trust anchor")?
-        .to_owned();
+    let trusted = webpki::anchor_from_trusted_cert(&der).map_err(|_same_place| "trust anchor")?.to_owned();
     let anchor = Anchor {
         subject_key_id: facts.subject_key_id.map(x509::hex),
         subject: DistinguishedName::in_sequence(facts.subject),

@@ -201,11 +201,7 @@ pub(crate) fn peer(
         refusal.anchors = anchors.key_ids();
         chain(leaf, intermediates, anchors, side, moment, provider)?;
         let identity = PeerIdentity::new(id, &facts);
-        if authorizer.allows(&identity) {
-            Ok(identity)
-        } else {
-            Err(Reason::NotAllowed(authorizer.to_string()))
-        }
+        if authorizer.allows(&identity) { Ok(identity) } else { Err(Reason::NotAllowed(authorizer.to_string())) }
     })();
     outcome.map_err(|reason| Box::new(Refusal { reason, ..refusal }))
 }
@@ -355,4 +351,3 @@ fn reason_for(error: &webpki::Error, moment: Moment) -> Reason {
 pub(crate) fn may_be_cured_by_reload(reason: &Reason) -> bool {
     matches!(reason, Reason::UnknownIssuer | Reason::BadSignature | Reason::EmptyTrust | Reason::AnchorNotValid)
 }
-

@@ -129,7 +129,10 @@ impl Watch {
     }
 }
 
-#[expect(deprecated, reason = "its successor is unsafe for types other than OwnedFd; an OwnedFd keeps its descriptor open as asked")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types other than OwnedFd; an OwnedFd keeps its descriptor open as asked"
+)]
 fn instance() -> Option<AsyncFd<OwnedFd>> {
     let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
     AsyncFd::new(events).ok()

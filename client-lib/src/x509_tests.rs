@@ -37,10 +37,7 @@ fn a_leaf_of_our_signer_is_read_whole() {
     let facts = Facts::read(&der).unwrap();
     assert_eq!(facts.key, KeyKind::P256);
     assert_eq!(facts.basic, Basic { ca: false, path_len: None });
-    assert_eq!(
-        facts.usage,
-        Some(Usage { critical: true, digital_signature: true, cert_sign: false, crl_sign: false })
-    );
+    assert_eq!(facts.usage, Some(Usage { critical: true, digital_signature: true, cert_sign: false, crl_sign: false }));
     let names = facts.names.unwrap();
     assert_eq!((names.critical, names.uris), (true, 1));
     assert_eq!(names.first_uri, Some(&b"spiffe://prod/ns/shop/sa/cart"[..]));
@@ -109,9 +106,8 @@ fn trailing_bytes_are_refused() {
 
 #[test]
 fn dates_are_whole_seconds_in_utc() {
-    let utc = |text: &'static [u8]| {
-        time(Value { tag: der::UTC_TIME, content: text, whole: text }).map(|time| time.as_secs())
-    };
+    let utc =
+        |text: &'static [u8]| time(Value { tag: der::UTC_TIME, content: text, whole: text }).map(|time| time.as_secs());
     let general = |text: &'static [u8]| {
         time(Value { tag: der::GENERALIZED_TIME, content: text, whole: text }).map(|time| time.as_secs())
     };
@@ -123,8 +119,18 @@ fn dates_are_whole_seconds_in_utc() {
     assert_eq!(utc(b"000229000000Z"), Ok(951_782_400));
     assert_eq!(general(b"99991231235959Z"), Ok(253_402_300_799));
     for bad in [
-        &b"261123190000"[..], b"2611231900Z", b"261323190000Z", b"261100190000Z", b"261131190000Z", b"270229000000Z",
-        b"261123240000Z", b"261123196000Z", b"261123190060Z", b"2611231900000Z", b"26112319000xZ", b"261123190000+0100",
+        &b"261123190000"[..],
+        b"2611231900Z",
+        b"261323190000Z",
+        b"261100190000Z",
+        b"261131190000Z",
+        b"270229000000Z",
+        b"261123240000Z",
+        b"261123196000Z",
+        b"261123190060Z",
+        b"2611231900000Z",
+        b"26112319000xZ",
+        b"261123190000+0100",
     ] {
         assert!(utc(bad).is_err(), "{}", String::from_utf8_lossy(bad));
     }
@@ -137,7 +143,9 @@ fn a_key_usage_has_one_to_nine_bits() {
     let usage_of = |value: &[u8]| usage(true, value);
     assert!(usage_of(&[0x03, 0x02, 0x07, 0x80]).unwrap().digital_signature);
     assert!(usage_of(&[0x03, 0x02, 0x01, 0x06]).unwrap().crl_sign);
-    for bad in [&[0x03, 0x01, 0x00][..], &[0x03, 0x02, 0x07, 0x00], &[0x03, 0x02, 0x08, 0x80], &[0x03, 0x04, 0, 1, 1, 1]] {
+    for bad in
+        [&[0x03, 0x01, 0x00][..], &[0x03, 0x02, 0x07, 0x00], &[0x03, 0x02, 0x08, 0x80], &[0x03, 0x04, 0, 1, 1, 1]]
+    {
         assert!(usage_of(bad).is_err(), "{bad:02x?}");
     }
 }

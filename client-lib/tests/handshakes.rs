@@ -178,7 +178,8 @@ async fn a_stalled_client_is_given_up_and_delays_nobody() {
     let authority = Authority::new(DOMAIN);
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let identity = pod.start().await;
-    let acceptor = identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(2).acceptor().unwrap();
+    let acceptor =
+        identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(2).acceptor().unwrap();
     let connector = identity.client(anyone()).connector().unwrap();
     let (stalled, _silent) = tokio::io::duplex(1 << 16);
     let waiting = tokio::spawn({
@@ -196,7 +197,8 @@ async fn handshakes_beyond_the_limit_wait_their_turn_and_no_longer() {
     let authority = Authority::new(DOMAIN);
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let identity = pod.start().await;
-    let acceptor = identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(1).acceptor().unwrap();
+    let acceptor =
+        identity.server(anyone()).handshake_timeout(Duration::from_millis(300)).max_handshakes(1).acceptor().unwrap();
     let (first, _silent) = tokio::io::duplex(64);
     let (second, _silent_too) = tokio::io::duplex(64);
     let (one, two) = tokio::join!(acceptor.accept(first), acceptor.accept(second));
@@ -230,10 +232,7 @@ fn kubelet_keys() -> Vec<(&'static str, Vec<u8>)> {
 fn issue_for(authority: &Authority, pkcs8: &[u8]) -> Issued {
     let der = rustls_pki_types::PrivateKeyDer::Pkcs8(pkcs8.to_vec().into());
     let public = aws().key_provider.load_private_key(der).unwrap().public_key().unwrap().to_vec();
-    Issued {
-        key: podmint::testkit::pem("PRIVATE KEY", pkcs8),
-        chain: authority.certify(&public, "/ns/shop/sa/cart"),
-    }
+    Issued { key: podmint::testkit::pem("PRIVATE KEY", pkcs8), chain: authority.certify(&public, "/ns/shop/sa/cart") }
 }
 
 #[tokio::test]
@@ -275,7 +274,11 @@ async fn key_and_chain_files_work_as_a_bundle_does() {
     let authority = Authority::new(DOMAIN);
     let issued = authority.intermediate(|_| {}).issue("/ns/shop/sa/cart");
     let pod = Pod::new();
-    pod.volume.write(&[("tls/key.pem", issued.key.clone()), ("tls/chain.pem", issued.chain), ("trust.pem", authority.trust())]);
+    pod.volume.write(&[
+        ("tls/key.pem", issued.key.clone()),
+        ("tls/chain.pem", issued.chain),
+        ("trust.pem", authority.trust()),
+    ]);
     let root = pod.folder.path();
     let identity = Source::key_and_chain(root.join("tls/key.pem"), root.join("tls/chain.pem"))
         .trust(DOMAIN.parse().unwrap(), root.join("trust.pem"))

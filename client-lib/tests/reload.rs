@@ -1,6 +1,11 @@
 //! Files that change under us: what is taken over, what is not, and what the health says.
 
-#![expect(clippy::as_conversions, clippy::panic, clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+#![expect(
+    clippy::as_conversions,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a failure is the test's failure"
+)]
 
 mod kit;
 
@@ -45,7 +50,9 @@ async fn the_poll_alone_is_enough() {
     // Two folders away from anything watched: the watched folder itself is replaced.
     let home = folder.path().join("home");
     std::fs::create_dir(&home).unwrap();
-    let write = |home: &Path| Volume::new(home).write(&[("bundle.pem", authority.issue(CART).bundle()), ("trust.pem", authority.trust())]);
+    let write = |home: &Path| {
+        Volume::new(home).write(&[("bundle.pem", authority.issue(CART).bundle()), ("trust.pem", authority.trust())])
+    };
     write(&home);
     let identity = Source::bundle(home.join("bundle.pem"))
         .trust(DOMAIN.parse().unwrap(), home.join("trust.pem"))
@@ -83,7 +90,9 @@ async fn a_missing_file_ends_the_start_with_its_cause() {
     let StartError::Unready { reasons, .. } = &error else { panic!("{error}") };
     assert_eq!(reasons, &["missing", "missing"]);
     let text = error.to_string();
-    for word in ["bundle.pem is missing", "trust.pem is missing", "PodCertificateRequest", "ClusterTrustBundleProjection"] {
+    for word in
+        ["bundle.pem is missing", "trust.pem is missing", "PodCertificateRequest", "ClusterTrustBundleProjection"]
+    {
         assert!(text.contains(word), "{text}");
     }
 }
@@ -142,10 +151,7 @@ async fn garbage_is_not_taken() {
     kept("several_keys", |authority, issued| (format!("{}{}", issued.key, issued.bundle()), authority.trust())).await;
     kept("stray_key", |_, issued| (issued.bundle(), issued.key.clone())).await;
     kept("pem", |_, issued| (issued.bundle(), "garbage".into())).await;
-    kept("certificate", |_, issued| {
-        (issued.bundle(), podmint::testkit::pem("CERTIFICATE", &[0x30, 3, 2, 1, 1]))
-    })
-    .await;
+    kept("certificate", |_, issued| (issued.bundle(), podmint::testkit::pem("CERTIFICATE", &[0x30, 3, 2, 1, 1]))).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! No byte of a key reaches a log, an error or a `Debug` output, whatever is wrong with the files.
 
-#![expect(clippy::indexing_slicing, clippy::string_slice, clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a failure is the test's failure"
+)]
 
 mod kit;
 

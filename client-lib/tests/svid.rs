@@ -256,10 +256,8 @@ async fn must_chain_to_an_anchor_of_its_own_trust_domain() {
     ]);
     let source = pod.source().trust("partner.example.net".parse().unwrap(), pod.folder.path().join("partner.pem"));
     let identity = source.start().await.unwrap();
-    let both = || podmint::Authorizer::any_of([
-        anyone(),
-        podmint::Authorizer::any_in("partner.example.net".parse().unwrap()),
-    ]);
+    let both =
+        || podmint::Authorizer::any_of([anyone(), podmint::Authorizer::any_in("partner.example.net".parse().unwrap())]);
     server_says(&identity, both(), &theirs.issue(CART)).await.unwrap();
     // The partner's authority makes up one of our names: bundles are never merged.
     let forged = theirs.issue_with(CART, |params| {
@@ -270,7 +268,10 @@ async fn must_chain_to_an_anchor_of_its_own_trust_domain() {
             assert_eq!(*refusal.reason(), Reason::UnknownIssuer);
             assert!(refusal.authority_key_id().is_some_and(|id| !refusal.anchors().contains(&id.to_owned())));
             let shown = refusal.to_string();
-            assert!(shown.contains(refusal.authority_key_id().unwrap()) && shown.contains(&refusal.anchors()[0]), "{shown}");
+            assert!(
+                shown.contains(refusal.authority_key_id().unwrap()) && shown.contains(&refusal.anchors()[0]),
+                "{shown}"
+            );
             assert!(shown.contains("generation 1"), "{shown}");
         }
         other => panic!("expected a refusal, got {other:?}"),

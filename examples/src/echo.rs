@@ -4,6 +4,7 @@
 
 use crate::echo_counts::Counts;
 use anyhow::{Context, bail};
+use futures::FutureExt as _;
 use podmint::{Authorizer, Connector, HandshakeError, PodIdentity, Stream};
 use rustls_pki_types::ServerName;
 use std::io;
@@ -60,7 +61,10 @@ pub async fn serve(
                 Ok(stream) => {
                     counts.handshake(stream.peer(), &own, started.elapsed());
                     tracing::debug!(peer = %stream.peer(), serial = stream.peer().serial(), "connected");
-                    if let Err(error) = echo(stream, &counts, &stop).await {
+                    // When both sides are told to stop at once, whoever is slower is cut off: no failure.
+                    if let Err(error) = echo(stream, &counts, &stop).await
+                        && !stop.is_cancelled()
+                    {
                         counts.drop_out();
                         tracing::warn!("a conversation broke off: {error}");
                     }
@@ -79,6 +83,8 @@ pub async fn serve(
 
 /// Sends each line back until the peer or we have had enough.
 async fn echo(stream: Stream<TcpStream>, counts: &Counts, stop: &CancellationToken) -> io::Result<()> {
+    let ending = stream.ending();
+    tokio::pin!(ending);
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -88,9 +94,18 @@ async fn echo(stream: Stream<TcpStream>, counts: &Counts, stop: &CancellationTok
         let read = tokio::select! {
             read = bounded.read_until(b'\n', &mut line) => read?,
             () = stop.cancelled() => 0,
+            // The peer's certificate ends soon: a goodbye now, so that it can come again with its next one.
+            _ = &mut ending => 0,
         };
         if read == 0 {
-            return writer.shutdown().await;
+            writer.shutdown().await?;
+            // What the peer had sent meanwhile is still read: left behind, it would be answered with a reset, which can overtake
+            // our goodbye. A peer that says no goodbye of its own is no news here.
+            let rest = tokio::io::copy(&mut reader, &mut tokio::io::sink());
+            if let Ok(Err(error)) = tokio::time::timeout(ANSWER_TIMEOUT, rest).await {
+                tracing::debug!("the peer left without a goodbye: {error}");
+            }
+            return Ok(());
         }
         if line.last() != Some(&b'\n') {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long or cut short"));
@@ -136,6 +151,7 @@ pub async fn converse(
         connector: identity.client(allow).connector().context("could not build the TLS client")?,
         identity: identity.clone(),
         counts,
+        stop: stop.clone(),
     };
     let fresh_every = conversation.fresh_every.max(1);
     let mut pace = tokio::time::interval(conversation.pace.max(Duration::from_millis(1)));
@@ -180,24 +196,43 @@ struct Client {
     connector: Connector,
     identity: PodIdentity,
     counts: Arc<Counts>,
+    /// Once told, the server may have been told, too: what fails then is no failure.
+    stop: CancellationToken,
 }
 
 /// An open connection.
 struct Line(BufReader<Stream<TcpStream>>);
 
+enum Answer {
+    Echo,
+    /// The server closed in good order instead.
+    Goodbye,
+}
+
 impl Line {
-    async fn say(&mut self, text: &str) -> io::Result<()> {
+    async fn say(&mut self, text: &str) -> io::Result<Answer> {
         let exchange = async {
             self.0.write_all(text.as_bytes()).await?;
             self.0.flush().await?;
             let mut answer = String::new();
             (&mut self.0).take(LONGEST_LINE).read_line(&mut answer).await?;
-            if answer == text { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "the echo differs")) }
+            if answer.is_empty() {
+                Ok(Answer::Goodbye)
+            } else if answer == text {
+                Ok(Answer::Echo)
+            } else {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the echo differs"))
+            }
         };
         match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
             Ok(done) => done,
             Err(_elapsed) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
         }
+    }
+
+    /// The server's certificate ends soon: time for a new connection.
+    fn is_ending(&self) -> bool {
+        self.0.get_ref().ending().now_or_never().is_some()
     }
 
     async fn close(mut self) {
@@ -213,7 +248,9 @@ impl Client {
         match self.try_open(text).await {
             Ok(line) => Some(line),
             Err(reason) => {
-                self.counts.failure(&reason);
+                if !self.stop.is_cancelled() {
+                    self.counts.failure(&reason);
+                }
                 None
             }
         }
@@ -237,22 +274,31 @@ impl Client {
         let stream = shaken.map_err(|error| failed(io::Error::other(error)))?;
         let peer = stream.peer().clone();
         let mut line = Line(BufReader::new(stream));
-        line.say(text).await.map_err(failed)?;
+        if let Answer::Goodbye = line.say(text).await.map_err(failed)? {
+            return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed without an answer")));
+        }
         self.counts.handshake(&peer, &own, took);
         self.counts.message();
         Ok(line)
     }
 
-    /// A further line over a connection that lasts.
+    /// A further line over a connection that lasts; over a new one when the server, or its certificate, has come to its end.
     async fn say(&self, mut line: Line, text: &str) -> Option<Line> {
+        if line.is_ending() {
+            line.close().await;
+            return self.open_and_say(text).await;
+        }
         match line.say(text).await {
-            Ok(()) => {
+            Ok(Answer::Echo) => {
                 self.counts.message();
                 Some(line)
             }
+            Ok(Answer::Goodbye) => self.open_and_say(text).await,
             Err(error) => {
-                self.counts.drop_out();
-                tracing::warn!("the lasting conversation broke off: {error}");
+                if !self.stop.is_cancelled() {
+                    self.counts.drop_out();
+                    tracing::warn!("the lasting conversation broke off: {error}");
+                }
                 None
             }
         }

@@ -80,7 +80,11 @@ pub(crate) async fn shake(
 }
 
 /// What our server says to a client with this chain, whatever the client thinks of the server.
-pub(crate) async fn server_says(server: &PodIdentity, authorizer: Authorizer, client: &Issued) -> Result<(), HandshakeError> {
+pub(crate) async fn server_says(
+    server: &PodIdentity,
+    authorizer: Authorizer,
+    client: &Issued,
+) -> Result<(), HandshakeError> {
     let acceptor = server.server(authorizer).acceptor().unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(reckless_client(client)));
     let (near, far) = tokio::io::duplex(1 << 16);
@@ -106,9 +110,10 @@ pub(crate) fn reckless_client(issued: &Issued) -> ClientConfig {
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Reckless))
-        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
-            rustls::sign::CertifiedKey::new(chain, aws().key_provider.load_private_key(key).unwrap()),
-        )))
+        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(
+            chain,
+            aws().key_provider.load_private_key(key).unwrap(),
+        ))))
 }
 
 #[derive(Debug)]
