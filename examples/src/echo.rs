@@ -101,7 +101,8 @@ async fn echo(stream: Stream<TcpStream>, counts: &Counts, stop: &CancellationTok
             writer.shutdown().await?;
             // What the peer had sent meanwhile is still read: left behind, it would be answered with a reset, which can overtake
             // our goodbye. A peer that says no goodbye of its own is no news here.
-            let rest = tokio::io::copy(&mut reader, &mut tokio::io::sink());
+            let mut nowhere = tokio::io::sink();
+            let rest = tokio::io::copy(&mut reader, &mut nowhere);
             if let Ok(Err(error)) = tokio::time::timeout(ANSWER_TIMEOUT, rest).await {
                 tracing::debug!("the peer left without a goodbye: {error}");
             }

@@ -1,6 +1,6 @@
 //! The echo pair holds its conversation while credentials and roots change, and refuses who is not expected.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure is the test's failure")]
 
 use podmint::testkit::{Authority, Volume};
 use podmint::{Authorizer, PodIdentity, Source};
@@ -102,7 +102,7 @@ async fn the_conversation_goes_on_through_renewals() {
     assert_eq!((server.failed_handshakes, server.dropped), (0, 0), "{server:?}");
     assert_eq!(client.handshakes, server.handshakes);
     assert_eq!(client.messages, server.messages);
-    assert!(client.messages > client.handshakes && client.latencies.len() as u64 == client.handshakes);
+    assert!(client.messages > client.handshakes && u64::try_from(client.latencies.len()) == Ok(client.handshakes));
     assert_eq!(client.peers.iter().collect::<Vec<_>>(), [&id(SERVER).to_string()]);
     assert_eq!(server.peers.iter().collect::<Vec<_>>(), [&id(CLIENT).to_string()]);
     // The first certificates may be gone before the first handshake.

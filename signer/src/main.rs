@@ -166,8 +166,8 @@ fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
     .context("could not start the log")
 }
 
-fn sink(path: &PathBuf) -> Sink {
-    if path.as_os_str() == "-" { Sink::Stdout } else { Sink::File(path.clone()) }
+fn sink(path: &Path) -> Sink {
+    if path.as_os_str() == "-" { Sink::Stdout } else { Sink::File(path.to_path_buf()) }
 }
 
 /// In a pod, the pod's name.
