@@ -4,7 +4,7 @@
 use std::{
     io::{IsTerminal, Write},
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
