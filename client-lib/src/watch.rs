@@ -26,6 +26,8 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut watch = Watch::default();
     let mut poll = tokio::time::interval(shared.poll);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first reading is below; an interval's first tick would come at once and be a second one.
+    poll.reset();
     let mut retry = RETRIES.into_iter();
     loop {
         // First the watch, then the reading: what changes in between raises an event.

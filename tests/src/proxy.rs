@@ -46,6 +46,7 @@ impl Proxy {
     /// A client that goes through the proxy.
     pub fn client(&self) -> kube::Client {
         let url = format!("http://127.0.0.1:{}", self.port).parse().expect("our own address");
+        podmint_devcluster::choose_crypto();
         kube::Client::try_from(kube::Config::new(url)).expect("a client can be made")
     }
 

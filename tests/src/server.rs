@@ -110,6 +110,7 @@ impl Kubernetes {
                 config.auth_info.token = Some(token.into());
             }
         }
+        podmint_devcluster::choose_crypto();
         kube::Client::try_from(config).expect("a client can be made")
     }
 
@@ -141,6 +142,7 @@ impl Kubernetes {
 
     /// A token of a service account that lives for an hour.
     pub async fn service_account_token(&self, namespace: &str, name: &str) -> String {
+        podmint_devcluster::choose_crypto();
         let admin = kube::Client::try_from(self.config(&self.url())).expect("a client can be made");
         let ask = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");

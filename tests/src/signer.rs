@@ -305,5 +305,6 @@ async fn metric(client: &kube::Client, name: &str, labels: &[&str]) -> f64 {
 fn plain_client(port: u16) -> kube::Client {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().expect("our own address"));
     config.default_retry = false;
+    podmint_devcluster::choose_crypto();
     kube::Client::try_from(config).expect("a client can be made")
 }

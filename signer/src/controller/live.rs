@@ -70,6 +70,20 @@ impl Live {
         true
     }
 
+    /// Takes the key for good, just before its certificate goes out. False if an earlier request of another pod has claimed it
+    /// since this one did: both were being looked at, and only one may have it.
+    pub(crate) fn take(&mut self, request: &RequestUid, pod: &PodUid, signer: usize, chain: &str) -> bool {
+        let key = self.requests.get(&half(request.as_str())).and_then(|known| known.key);
+        if let Some(holder) = key.and_then(|key| self.keys.get_mut(&key)) {
+            if holder.pod != half(pod.as_str()) {
+                return false;
+            }
+            holder.served = true;
+        }
+        self.note_chain(request, signer, chain);
+        true
+    }
+
     /// Notes the chain of a request: what we are about to publish, before the watch shows it, or what was traced already.
     pub(crate) fn note_chain(&mut self, request: &RequestUid, signer: usize, chain: &str) {
         let request = half(request.as_str());
@@ -167,6 +181,21 @@ mod tests {
             live.note_chain(&uid(first), 0, "chain");
             assert!(!claim(&mut live, "k", second, "p2", 10));
         }
+    }
+
+    #[test]
+    fn of_two_that_are_looked_at_at_once_one_takes_the_key() {
+        let pod = |name: &str| PodUid::parse(name).unwrap();
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r2", "p2", 11));
+        assert!(claim(&mut live, "k", "r1", "p1", 10), "made earlier, seen later");
+        assert!(!live.take(&uid("r2"), &pod("p2"), 0, "chain 2"));
+        assert!(live.take(&uid("r1"), &pod("p1"), 0, "chain 1"));
+
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r2", "p2", 11));
+        assert!(live.take(&uid("r2"), &pod("p2"), 0, "chain 2"));
+        assert!(!claim(&mut live, "k", "r1", "p1", 10), "the other has its certificate");
     }
 
     #[test]

@@ -194,12 +194,7 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
     };
     let pod = Some((claim.pod.clone(), claim.pod_uid.clone()));
     if !parts.has_its_key(job.signer, &claim) {
-        parts.metrics.shared_keys.inc();
-        tracing::error!(
-            namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, key = %claim.key.hash(),
-            "two pods ask with one key: somebody copied a key or replayed a request"
-        );
-        return Ok(held(parts, job, Hold::KeyOnAnotherPod, pod));
+        return Ok(key_on_another_pod(parts, job, &claim));
     }
     match look_and_decide(parts, job.signer, &claim).await? {
         Answer::Issue(issued) => issue(parts, issued, job, version).await,
@@ -258,13 +253,14 @@ async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) 
     let now = parts.calls.clock().now().ok_or(WalkError::NoTime)?;
     let (short_lived, ignored) = (issued.is_short_lived(), !issued.claim().ignored.is_empty());
     let (claim, words) = (Arc::clone(issued.claim()), issued.words().clone());
+    // Before the audit line, so that the log shows no certificate that never left. The watch shows the chain only later.
+    if !parts.live().take(&claim.target.uid, &claim.pod_uid, job.signer, issued.chain_pem()) {
+        return Ok(key_on_another_pod(parts, job, &claim));
+    }
     let recorded = match parts.clerk.record_issue(issued, now).await {
         Ok(recorded) => recorded,
         Err(error) => return Ok(unrecorded(parts, job, &error, Some((claim.pod.clone(), claim.pod_uid.clone())))),
     };
-    if let Some(chain) = recorded.chain_pem() {
-        parts.live().note_chain(&claim.target.uid, job.signer, chain);
-    }
     let once = send(parts, recorded, version).await?;
     if matches!(once, Once::End(Ended::Answered)) {
         parts.count("issue", "issued");
@@ -367,6 +363,15 @@ fn held(parts: &Parts, job: &Job, hold: Hold, pod: Option<(PodName, PodUid)>) ->
         namespace = %job.target.namespace, request = %job.target.name, reason = hold.label(), "held: {hold}"
     );
     Once::End(Ended::Held { hold, pod })
+}
+
+fn key_on_another_pod(parts: &Parts, job: &Job, claim: &Claim) -> Once {
+    parts.metrics.shared_keys.inc();
+    tracing::error!(
+        namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, key = %claim.key.hash(),
+        "two pods ask with one key: somebody copied a key or replayed a request"
+    );
+    held(parts, job, Hold::KeyOnAnotherPod, Some((claim.pod.clone(), claim.pod_uid.clone())))
 }
 
 fn unrecorded(parts: &Parts, job: &Job, error: &AuditError, pod: Option<(PodName, PodUid)>) -> Once {

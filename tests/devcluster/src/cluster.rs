@@ -53,6 +53,7 @@ impl DevCluster {
         let mut config = kube::Config::new(url);
         config.auth_info.token = Some(self.token(who).into());
         "default".clone_into(&mut config.default_namespace);
+        choose_crypto();
         kube::Client::try_from(config).context("a client of the embedded API server")
     }
 
@@ -107,5 +108,14 @@ impl DevCluster {
 impl Drop for DevCluster {
     fn drop(&mut self) {
         self.go_down();
+    }
+}
+
+/// Makes ring the process's cryptography unless another choice was made: kube's client asks rustls for one even over plain HTTP,
+/// and there is none by itself where two are compiled in.
+pub fn choose_crypto() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Whoever loses a race here loses it to the same choice.
+        drop(rustls::crypto::ring::default_provider().install_default());
     }
 }

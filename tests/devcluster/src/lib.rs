@@ -59,5 +59,5 @@ mod options;
 mod rules;
 
 pub use api::fault::{Failure, Faults, Verb};
-pub use cluster::DevCluster;
+pub use cluster::{DevCluster, choose_crypto};
 pub use options::{Identity, Options, Versions};
