@@ -176,7 +176,9 @@ impl Connections {
         let started = Instant::now();
         // A deadline beyond what the clock can count is none.
         let hard = started.checked_add(left);
-        let soft = started.checked_add(left.saturating_sub(GRACE.min(left.checked_div(10).unwrap_or(GRACE))));
+        // `now` may be almost a second further than it says, and the wall clock ends a connection too: the warning comes before both.
+        let least = left.min(Duration::from_secs(not_after.as_secs().saturating_sub(now.as_secs())));
+        let soft = started.checked_add(least.saturating_sub(GRACE.min(left.checked_div(10).unwrap_or(GRACE))));
         open.deadlines.extend(soft.map(|at| (at, id, Step::Soft)));
         open.deadlines.extend(hard.map(|at| (at, id, Step::Hard)));
         // The same chain is kept once.
@@ -305,4 +307,27 @@ fn spread(age: Duration) -> Duration {
     let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     let part = millis.saturating_mul(random.saturating_add(900)).checked_div(1000).unwrap_or(millis);
     Duration::from_millis(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_warning_comes_before_the_wall_clock_ends_it() {
+        let connections = Arc::new(Connections::default());
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let newcomer = Newcomer {
+            side: Side::Client,
+            chain: Vec::new(),
+            authorizer: Authorizer::one_of([]),
+            not_after: at(1004),
+            max_age: None,
+        };
+        let _registered = connections.register(newcomer, at(1000));
+        let registered_by = Instant::now();
+        // It may have been 1000.999: the wall clock ends it at 1005, which is 4.001 s from then.
+        let warned = connections.next_deadline().unwrap();
+        assert!(warned < registered_by.checked_add(Duration::from_secs(4)).unwrap());
+    }
 }
