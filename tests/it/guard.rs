@@ -16,6 +16,13 @@ fn the_guard_lets_only_kubelets_ask_and_only_the_signer_answer() {
         let bed = Bed::guarded().await;
         let stage = Stage::as_shipped(&bed, "guard").await;
         let pod = stage.any_pod().await;
+        // An API server enforces a policy a moment after it has stored it. Nobody answers yet.
+        until("the API server enforces the guard", async || {
+            let Ok(taken) = stage.request_for(&pod).by(&Who::Admin).try_make().await else { return Some(()) };
+            call::delete(&stage.admin, &taken.path).await.unwrap();
+            None
+        })
+        .await;
         let signer = stage.a_signer().guarded().start().await.ready().await;
 
         // Others may not ask: an administrator, the kubelet of another node, somebody who merely calls himself a kubelet.
