@@ -208,7 +208,8 @@ async fn comes_up(versions: Versions, key_type: &str) {
     // They are told after the pod's status is written.
     while !seen.contains(&What::Running) {
         let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
-        seen.push(event.unwrap_or_else(|_| panic!("{seen:?}")).unwrap().what);
+        assert!(event.is_ok(), "only these were told: {seen:?}");
+        seen.push(event.unwrap().unwrap().what);
     }
     assert!(seen.contains(&What::Issued { request: request.name_any(), renewal: false }), "{seen:?}");
     assert!(seen.contains(&What::FilesWritten), "{seen:?}");
