@@ -243,7 +243,7 @@ fn name_of(object: &Value) -> String {
 fn dist_binary() -> PathBuf {
     eprintln!("building the signer as it is shipped (profile dist) …");
     let built = Command::new("cargo")
-        .args(["build", "--quiet", "--profile", "dist", "--bin", "podmint-signer"])
+        .args(["build", "--quiet", "--profile", "dist", "-p", "podmint-signer"])
         .current_dir(assets::root())
         .env("CARGO_TARGET_DIR", assets::target())
         .status();
