@@ -17,6 +17,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::clock::ServerClock;
 
+/// How much of an object is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Whole,
+    Metadata,
+}
+
 /// The way to the API server that all parts of the signer share.
 #[derive(Clone)]
 pub(crate) struct Calls {
@@ -35,6 +42,15 @@ impl Calls {
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
         decode(&self.get_bytes(path).await?)
+    }
+
+    /// The same, of an object's metadata only where that is all that counts.
+    pub(crate) async fn get_part<T: DeserializeOwned>(&self, path: &str, part: Part) -> Result<T, CallError> {
+        let accept = match part {
+            Part::Whole => JSON,
+            Part::Metadata => METADATA,
+        };
+        decode(&self.call(Method::GET, path, accept, None).await?)
     }
 
     /// The reply as it came, for those who read it in parts.

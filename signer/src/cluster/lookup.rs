@@ -10,11 +10,10 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
-use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use serde::de::DeserializeOwned;
 
-use super::calls::{CallError, Calls};
-use crate::pipeline::{Claim, Fact, Freshness, NodeFacts, Observed, PodFacts, ServiceAccountFacts};
+use super::calls::{CallError, Calls, Part};
+use crate::pipeline::{Bare, Claim, Fact, Freshness, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts};
 
 /// What a look-up could not find out, and why.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,31 +44,31 @@ impl Lookup {
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{}", claim.service_account);
         let node = format!("/api/v1/nodes/{}", claim.node);
         let (pod, service_account, node) = tokio::try_join!(
-            read(self.calls.clone(), pod, freshness, |pod: &Pod| PodFacts::from(pod)),
+            read::<Pod, PodFacts>(self.calls.clone(), pod, freshness, Part::Whole),
             self.accounts.join(account, freshness, |path| {
-                read(self.calls.clone(), path, freshness, |account: &ServiceAccount| ServiceAccountFacts::from(account))
-                    .boxed()
+                read::<Bare, ServiceAccountFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             }),
+            // A Node lists every image it has: tens of kilobytes that say nothing here.
             self.nodes.join(node, freshness, |path| {
-                read(self.calls.clone(), path, freshness, |node: &Node| NodeFacts::from(node)).boxed()
+                read::<Bare, NodeFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             }),
         )?;
         Ok(Observed { claim, pod, service_account, node })
     }
 }
 
-async fn read<O: DeserializeOwned, T>(
+async fn read<O: DeserializeOwned, T: From<O>>(
     calls: Calls,
     path: String,
     freshness: Freshness,
-    reduce: fn(&O) -> T,
+    part: Part,
 ) -> Result<Fact<T>, LookupError> {
     let query = match freshness {
         Freshness::Cached => "?resourceVersion=0",
         Freshness::Quorum => "",
     };
-    match calls.get::<O>(&format!("{path}{query}")).await {
-        Ok(object) => Ok(Fact::Found(reduce(&object), freshness)),
+    match calls.get_part::<O>(&format!("{path}{query}"), part).await {
+        Ok(object) => Ok(Fact::Found(T::from(object), freshness)),
         Err(error) if error.is_absent() => Ok(Fact::Absent(freshness)),
         Err(error) => Err(LookupError { what: path, source: Arc::new(error) }),
     }

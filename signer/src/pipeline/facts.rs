@@ -1,8 +1,8 @@
 //! What the API server knows of a pod, a ServiceAccount and a node, reduced to the few fields that a decision needs.
 
-use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStatus, Node, Pod, PodCertificateProjection, ServiceAccount,
-};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::key::KeyType;
 use crate::names::{NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid, SignerName};
@@ -95,35 +95,108 @@ impl PodFacts {
     }
 }
 
-impl From<&Pod> for PodFacts {
-    fn from(pod: &Pod) -> Self {
-        let spec = pod.spec.as_ref();
-        let annotations = pod.metadata.annotations.as_ref();
+/// The fields of a Pod that are looked at. All others are skipped as they are read, for a pod may be a megabyte long.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pod {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Option<PodSpec>,
+    #[serde(default)]
+    status: Option<PodStatus>,
+}
+
+/// Any object of which nothing but the metadata counts.
+#[derive(Default, Deserialize)]
+pub(crate) struct Bare {
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    uid: Option<Box<str>>,
+    annotations: Option<BTreeMap<Box<str>, IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<Box<str>>,
+    service_account_name: Option<Box<str>>,
+    volumes: Option<Vec<Volume>>,
+}
+
+#[derive(Deserialize)]
+struct Volume {
+    projected: Option<Projected>,
+}
+
+#[derive(Deserialize)]
+struct Projected {
+    sources: Option<Vec<ProjectedSource>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProjectedSource {
+    pod_certificate: Option<PodCertificateProjection>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodCertificateProjection {
+    signer_name: Box<str>,
+    key_type: Box<str>,
+    max_expiration_seconds: Option<i64>,
+    /// A `BTreeMap` is sorted; the claim's are sorted to match.
+    user_annotations: Option<BTreeMap<Box<str>, Box<str>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodStatus {
+    phase: Option<Box<str>>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+    ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    state: Option<ContainerState>,
+    last_state: Option<ContainerState>,
+    restart_count: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ContainerState {
+    running: Option<IgnoredAny>,
+    terminated: Option<IgnoredAny>,
+}
+
+impl From<Pod> for PodFacts {
+    fn from(Pod { metadata, spec, status }: Pod) -> Self {
+        let phase = phase(status.as_ref());
+        let (node, account, volumes) =
+            spec.map_or((None, None, None), |spec| (spec.node_name, spec.service_account_name, spec.volumes));
+        let sources = volumes.into_iter().flatten().filter_map(|volume| volume.projected?.sources).flatten();
         Self {
-            uid: pod.metadata.uid.as_deref().and_then(|uid| PodUid::parse(uid).ok()),
-            node: spec.and_then(|spec| spec.node_name.as_deref()).and_then(|name| NodeName::parse(name).ok()),
-            service_account: spec
-                .and_then(|spec| spec.service_account_name.as_deref())
-                .and_then(|name| ServiceAccountName::parse(name).ok()),
-            is_mirror: annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
-            phase: phase(pod),
-            projections: projections(pod).map(Projection::from).collect(),
+            uid: metadata.uid.and_then(|uid| PodUid::parse(&uid).ok()),
+            node: node.and_then(|name| NodeName::parse(&name).ok()),
+            service_account: account.and_then(|name| ServiceAccountName::parse(&name).ok()),
+            is_mirror: metadata.annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
+            phase,
+            projections: sources.filter_map(|source| source.pod_certificate).map(Projection::from).collect(),
         }
     }
 }
 
-fn projections(pod: &Pod) -> impl Iterator<Item = &PodCertificateProjection> {
-    pod.spec
-        .iter()
-        .flat_map(|spec| spec.volumes.iter().flatten())
-        .filter_map(|volume| volume.projected.as_ref())
-        .flat_map(|projected| projected.sources.iter().flatten())
-        .filter_map(|source| source.pod_certificate.as_ref())
-}
-
 /// `Pending` lasts while init containers run, and those have their certificate already.
-fn phase(pod: &Pod) -> Phase {
-    let Some(status) = &pod.status else { return Phase::Started };
+fn phase(status: Option<&PodStatus>) -> Phase {
+    let Some(status) = status else { return Phase::Started };
     let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     match status.phase.as_deref() {
         Some("Succeeded" | "Failed") => Phase::Finished,
@@ -136,31 +209,29 @@ fn has_run(container: &ContainerStatus) -> bool {
     let ran = |state: &Option<ContainerState>| {
         state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
-    ran(&container.state) || ran(&container.last_state) || container.restart_count > 0
+    ran(&container.state) || ran(&container.last_state) || container.restart_count.is_some_and(|count| count > 0)
 }
 
-impl From<&PodCertificateProjection> for Projection {
-    fn from(source: &PodCertificateProjection) -> Self {
-        let annotations = source.user_annotations.iter().flatten();
+impl From<PodCertificateProjection> for Projection {
+    fn from(source: PodCertificateProjection) -> Self {
         Self {
-            signer: source.signer_name.as_str().into(),
             key_type: KeyType::parse(&source.key_type),
-            max_expiration_seconds: source.max_expiration_seconds.map_or(DEFAULT_EXPIRATION, i64::from),
-            // A BTreeMap is sorted; the claim's are sorted to match.
-            annotations: annotations.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+            signer: source.signer_name,
+            max_expiration_seconds: source.max_expiration_seconds.unwrap_or(DEFAULT_EXPIRATION),
+            annotations: source.user_annotations.into_iter().flatten().collect(),
         }
     }
 }
 
-impl From<&ServiceAccount> for ServiceAccountFacts {
-    fn from(account: &ServiceAccount) -> Self {
-        Self { uid: account.metadata.uid.as_deref().and_then(|uid| ServiceAccountUid::parse(uid).ok()) }
+impl From<Bare> for ServiceAccountFacts {
+    fn from(account: Bare) -> Self {
+        Self { uid: account.metadata.uid.and_then(|uid| ServiceAccountUid::parse(&uid).ok()) }
     }
 }
 
-impl From<&Node> for NodeFacts {
-    fn from(node: &Node) -> Self {
-        Self { uid: node.metadata.uid.as_deref().and_then(|uid| NodeUid::parse(uid).ok()) }
+impl From<Bare> for NodeFacts {
+    fn from(node: Bare) -> Self {
+        Self { uid: node.metadata.uid.and_then(|uid| NodeUid::parse(&uid).ok()) }
     }
 }
 
@@ -177,7 +248,7 @@ mod tests {
     use super::*;
 
     fn facts(pod: Value) -> PodFacts {
-        PodFacts::from(&serde_json::from_value::<Pod>(pod).unwrap())
+        PodFacts::from(serde_json::from_value::<Pod>(pod).unwrap())
     }
 
     fn phase_of(status: Value) -> Phase {

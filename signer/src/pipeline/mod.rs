@@ -20,6 +20,7 @@ pub mod verified;
 #[cfg(test)]
 pub(crate) mod honest;
 
+pub(crate) use self::facts::{Bare, Pod};
 pub use self::{
     answer::{Answer, Decision, Means, decide},
     approved::Approved,
