@@ -1,5 +1,6 @@
 //! Nothing is lost and nothing is answered twice when either side goes away.
 
+use crate::record;
 use podmint_tests::call;
 use podmint_tests::server::Settings;
 use podmint_tests::signer::MINUTE;
@@ -58,8 +59,7 @@ fn a_killed_signer_loses_nothing_and_answers_nothing_twice() {
                     .await;
             }
         }
-        let mut log = first.audit();
-        first.kill();
+        let mut log = first.kill();
         let before = answered(&stage, &requests).await;
 
         let second = stage.a_signer().called("replica-b").start_process().await;
@@ -70,8 +70,22 @@ fn a_killed_signer_loses_nothing_and_answers_nothing_twice() {
         for (name, status) in &before {
             assert!(after.contains(&(name.clone(), status.clone())), "the answer to {name} changed");
         }
-        log.extend(second.audit());
-        assert_eq!(second.terminate(), 0, "SIGTERM is a good end");
+        let (later, status) = second.terminate_and_read();
+        assert_eq!(status, 0, "SIGTERM is a good end");
+        log.extend(later);
+        for request in &requests {
+            let leaf = record::fingerprint(&stage.read(request).await.unwrap()["status"]);
+            let lines = record::lines(&log, "issuing", &request.uid);
+            assert!(
+                lines.iter().any(|line| line["fingerprint"] == leaf),
+                "{}: no line for {leaf} in {lines:#?}",
+                request.name
+            );
+            // The first one may have been killed between its line and its PUT, or between that and its second line.
+            let published = record::lines(&log, "outcome", &request.uid);
+            let published = published.iter().filter(|line| line["outcome"] == "published").count();
+            assert!(lines.len() <= 2 && published <= 1, "{}: {lines:#?}", request.name);
+        }
         podmint_tests::tally::no_status_was_rejected(&stage);
     });
 }

@@ -17,6 +17,7 @@ mod hold;
 mod hostile;
 mod issue;
 mod lag;
+mod record;
 mod replicas;
 mod rights;
 mod trust;

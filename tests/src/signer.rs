@@ -272,9 +272,11 @@ impl SignerProcess {
         metric(&self.metrics, name, labels).await
     }
 
-    /// SIGKILL.
-    pub fn kill(self) {
-        self.process.kill();
+    /// SIGKILL; returns the audit log as it was left.
+    pub fn kill(self) -> Vec<Value> {
+        let Self { process, metrics: _, scratch } = self;
+        process.kill();
+        audit(&scratch)
     }
 
     /// SIGTERM; returns the exit status.
