@@ -38,7 +38,7 @@ use crate::{
 
 /// Everything that a signer is made of.
 pub struct Options {
-    /// The way to the API server, with the rights of `deploy/rbac.yaml`. Its own retries should be off: the signer knows better
+    /// The way to the API server, with the rights of `deploy/kustomize/rbac.yaml`. Its own retries should be off: the signer knows better
     /// when to come back.
     pub client: kube::Client,
     /// Which signer names, and who gets certificates by them.

@@ -1,4 +1,4 @@
-//! The rights of `deploy/rbac.yaml`: enough for everything the signer does, and not one too many. Every story on a real server
+//! The rights of `deploy/kustomize/rbac.yaml`: enough for everything the signer does, and not one too many. Every story on a real server
 //! runs with them; here each is taken away in turn, and something must be seen to fail.
 
 use std::future::Future;

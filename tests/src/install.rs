@@ -10,7 +10,7 @@ pub const SHIPPED_NAMESPACE: &str = "podmint-system";
 /// The service account the manifests name.
 pub const ACCOUNT: &str = "podmint-signer";
 
-/// One right of `deploy/rbac.yaml`: one verb on one resource.
+/// One right of `deploy/kustomize/rbac.yaml`: one verb on one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Right {
     /// `ClusterRole` or `Role`.
@@ -29,7 +29,7 @@ impl std::fmt::Display for Right {
     }
 }
 
-/// Every right that `deploy/rbac.yaml` gives.
+/// Every right that `deploy/kustomize/rbac.yaml` gives.
 pub fn rights() -> Vec<Right> {
     let mut all = Vec::new();
     for object in manifest("rbac.yaml") {
@@ -41,7 +41,7 @@ pub fn rights() -> Vec<Right> {
             }
         }
     }
-    assert!(!all.is_empty(), "deploy/rbac.yaml gives no right at all");
+    assert!(!all.is_empty(), "deploy/kustomize/rbac.yaml gives no right at all");
     all
 }
 
@@ -50,10 +50,8 @@ pub fn rights() -> Vec<Right> {
 pub async fn grant(bed: &Bed, namespace: &str, missing: Option<&Right>) {
     let admin = bed.client(&Who::Admin).await;
     for object in manifest("rbac.yaml") {
-        if object["kind"] != "Namespace" {
-            let object = in_namespace(without(object, missing), namespace);
-            apply(&admin, &object).await;
-        }
+        let object = in_namespace(without(object, missing), namespace);
+        apply(&admin, &object).await;
     }
 }
 
@@ -73,9 +71,9 @@ pub async fn remove_guard(bed: &Bed) {
     }
 }
 
-/// The objects of a manifest in `deploy/`.
+/// The objects of a manifest in `deploy/kustomize/`, which is what the chart renders.
 pub fn manifest(name: &str) -> Vec<Value> {
-    let path = assets::root().join("deploy").join(name);
+    let path = assets::root().join("deploy/kustomize").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
     serde_saphyr::from_multiple(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }

@@ -104,7 +104,7 @@ impl Stage {
     /// The same with the signer where the manifests put it, with the rights they give, not a word changed.
     pub async fn as_shipped(bed: &Bed, story: &str) -> Self {
         let stage = Self::open(bed, story).await;
-        for object in install::manifest("rbac.yaml") {
+        for object in [install::manifest("namespace.yaml"), install::manifest("rbac.yaml")].concat() {
             install::apply(&stage.admin, &object).await;
         }
         let namespace = install::SHIPPED_NAMESPACE.to_owned();

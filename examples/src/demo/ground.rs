@@ -69,7 +69,7 @@ impl Ground {
         }
     }
 
-    /// The signer, with the rights of `deploy/rbac.yaml`.
+    /// The signer, with the rights of `deploy/kustomize/rbac.yaml`.
     pub fn signer(&self) -> Result<Client> {
         match self {
             Self::Embedded(cluster) => {

@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use super::kinds::{self, Kinds, told};
 use super::scene;
 
-/// The signer's rights and the admission guard, as they are shipped.
-const RIGHTS: &str = include_str!("../../../deploy/rbac.yaml");
-const GUARD: &str = include_str!("../../../deploy/admission-guard.yaml");
+/// The signer's namespace and rights and the admission guard, as they are shipped.
+const HOME: &str = include_str!("../../../deploy/kustomize/namespace.yaml");
+const RIGHTS: &str = include_str!("../../../deploy/kustomize/rbac.yaml");
+const GUARD: &str = include_str!("../../../deploy/kustomize/admission-guard.yaml");
 
 /// See the module.
 pub struct RealServer {
@@ -84,6 +85,7 @@ impl RealServer {
     /// The signer's rights, and the one right that the intruder has.
     pub(super) async fn prepare(&self) -> Result<()> {
         self.nodes_may_ask().await?;
+        self.create_all(HOME).await?;
         self.create_all(RIGHTS).await?;
         let name = scene::INTRUDER;
         let metadata = json!({"namespace": scene::SERVER.namespace, "name": name});
@@ -135,7 +137,7 @@ impl RealServer {
                 note(self.empty(&kind, namespace).await);
             }
         }
-        for object in documents(RIGHTS)?.into_iter().chain(documents(GUARD)?) {
+        for object in shipped()? {
             note(self.delete(&object).await);
         }
         for name in scene::NODES {
@@ -219,8 +221,7 @@ impl RealServer {
     fn everything_named(&self) -> Result<Vec<Value>> {
         let mut all: Vec<Value> = scene::namespaces().into_iter().map(scene::namespace).collect();
         all.extend(scene::NODES.into_iter().map(scene::node));
-        all.extend(documents(RIGHTS)?);
-        all.extend(documents(GUARD)?);
+        all.extend(shipped()?);
         Ok(all)
     }
 
@@ -342,6 +343,11 @@ impl Trial<'_> {
     }
 }
 
+/// Every object of the manifests.
+fn shipped() -> Result<Vec<Value>> {
+    Ok([documents(HOME)?, documents(RIGHTS)?, documents(GUARD)?].concat())
+}
+
 /// The documents of a manifest, as JSON.
 fn documents(manifest: &str) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(manifest).context("a manifest that is shipped cannot be read")
@@ -391,8 +397,8 @@ fn absent_is_fine(done: kube::Result<()>) -> Result<()> {
 }
 
 /// What a killed demo leaves, and how it goes.
-const LEFTOVERS: &str = "kubectl delete --ignore-not-found -f deploy/rbac.yaml -f deploy/admission-guard.yaml; kubectl delete \
-     clustertrustbundles --field-selector spec.signerName=podmint.dev/demo; kubectl delete namespaces,nodes -l podmint.dev/part-of=demo";
+const LEFTOVERS: &str = "kubectl delete --ignore-not-found -f deploy/kustomize/namespace.yaml -f deploy/kustomize/rbac.yaml -f \
+     deploy/kustomize/admission-guard.yaml; kubectl delete clustertrustbundles --field-selector spec.signerName=podmint.dev/demo; kubectl delete namespaces,nodes -l podmint.dev/part-of=demo";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 /// An API server that takes longer to say its version is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -408,13 +414,11 @@ mod tests {
 
     #[test]
     fn the_shipped_manifests_hold_only_what_can_be_removed_again() {
-        for manifest in [RIGHTS, GUARD] {
-            let objects = documents(manifest).unwrap();
-            assert!(objects.len() >= 4);
-            for object in objects {
-                let (kind, _, name) = place(&object).unwrap();
-                assert!(!name.is_empty(), "{} without a name", kind.kind);
-            }
+        let objects = shipped().unwrap();
+        assert!(objects.len() >= 9);
+        for object in objects {
+            let (kind, _, name) = place(&object).unwrap();
+            assert!(!name.is_empty(), "{} without a name", kind.kind);
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 pub const SIGNER_NAME: &str = "podmint.dev/demo";
 /// What identities begin with, behind `spiffe://`.
 pub const TRUST_DOMAIN: &str = "demo.podmint.dev";
-/// Where the signer keeps its Secrets and its Lease: the names of `deploy/rbac.yaml`.
+/// Where the signer keeps its Secrets and its Lease: the names of `deploy/kustomize/rbac.yaml`.
 pub const SIGNER_NAMESPACE: &str = "podmint-system";
 /// The signer's service account.
 pub const SIGNER_ACCOUNT: &str = "podmint-signer";

@@ -1,5 +1,5 @@
 //! The admission guard, as the API server has it now beside the text that this binary was built with
-//! (`deploy/admission-guard.yaml`). Read only: who can make a policy can unmake it, and the signer can do neither.
+//! (`deploy/kustomize/admission-guard.yaml`). Read only: who can make a policy can unmake it, and the signer can do neither.
 
 use std::time::Duration;
 
@@ -129,11 +129,11 @@ fn tell(sender: &watch::Sender<GuardState>, metrics: &Metrics, state: GuardState
     match state {
         GuardState::InForce | GuardState::Off => tracing::info!(state = state.label(), "the admission guard"),
         GuardState::OtherText => tracing::error!(
-            "the admission guard is not the one this version was built with: apply its deploy/admission-guard.yaml (signing goes on)"
+            "the admission guard is not the one this version was built with: apply its deploy/kustomize/admission-guard.yaml (signing goes on)"
         ),
         GuardState::Missing | GuardState::Unbound => tracing::error!(
             state = state.label(),
-            "the admission guard is not in force and requests are held: apply deploy/admission-guard.yaml, or start with \
+            "the admission guard is not in force and requests are held: apply deploy/kustomize/admission-guard.yaml, or start with \
              --admission-guard=off"
         ),
         GuardState::Unknown => {}
@@ -348,7 +348,7 @@ fn any() -> String {
     "*".to_owned()
 }
 
-const TEXT: &str = include_str!("../../../deploy/admission-guard.yaml");
+const TEXT: &str = include_str!("../../../deploy/kustomize/admission-guard.yaml");
 const USERNAME: &str = "system:serviceaccount:podmint-system:podmint-signer";
 const REQUESTS: &str = "podmint-requests";
 const ANSWERS: &str = "podmint-answers";

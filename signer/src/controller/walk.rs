@@ -100,10 +100,10 @@ enum WalkError {
     Write(#[source] Arc<CallError>),
     #[error("the API server refused the status; it is not sent again as it is")]
     Rejected(#[source] Arc<CallError>),
-    #[error("the signer lacks the right to `sign` for this signer name: apply deploy/rbac.yaml")]
+    #[error("the signer lacks the right to `sign` for this signer name: apply deploy/kustomize/rbac.yaml")]
     LacksSign(#[source] Arc<CallError>),
     #[error(
-        "the signer may not write the status: apply deploy/rbac.yaml (update on podcertificaterequests/status) and look at the admission guard"
+        "the signer may not write the status: apply deploy/kustomize/rbac.yaml (update on podcertificaterequests/status) and look at the admission guard"
     )]
     Forbidden(#[source] Arc<CallError>),
     #[error("the request changed again and again while it was looked at")]

@@ -368,7 +368,7 @@ impl fmt::Display for Hold {
             }
             Self::GuardMissing => out.write_str(
                 "the admission policy that lets only kubelets ask for certificates is missing or unbound: apply \
-                 deploy/admission-guard.yaml, or start the signer with --admission-guard=off",
+                 deploy/kustomize/admission-guard.yaml, or start the signer with --admission-guard=off",
             ),
             Self::AuditUnwritable => out.write_str("the signer's audit log cannot be written: see its log"),
             Self::KeyOnAnotherPod => {
@@ -409,7 +409,7 @@ mod tests {
             hold.to_string(),
             "Podmint does not know the annotation \"podmint.dev/dsn\"; did you mean \"podmint.dev/dns\"?"
         );
-        assert!(Hold::GuardMissing.to_string().contains("deploy/admission-guard.yaml"));
+        assert!(Hold::GuardMissing.to_string().contains("deploy/kustomize/admission-guard.yaml"));
         assert!(Hold::KeyNotVisible.to_string().contains("--runtime-config=certificates.k8s.io/v1beta1=true"));
     }
 
