@@ -23,9 +23,17 @@ product_images() {
   sed 's/^/  /' "$dir/log/build-images" >&2
 }
 
-# As the README of deploy/ tells it: rights, guard, configuration, signer.
+# Helm as the cluster's administrator, and the two calls of it that stories make: with what is installed, and what may follow.
+helm() { HOME=$dir/home on_net "$helm_program" --kubeconfig "$dir/pki/admin.kubeconfig" --namespace podmint-system "$@"; }
+chart=$root/deploy/helm/podmint
+helm_install() { helm install podmint "$chart" --values "$here/pods/values.yaml" "$@" >"$dir/log/helm" 2>&1 || fail "helm install: $(tail -3 "$dir/log/helm")"; }
+helm_upgrade() {
+  helm upgrade podmint "$chart" --values "$here/pods/values.yaml" --wait --timeout 120s "$@" >"$dir/log/helm" 2>&1 ||
+    fail "helm upgrade: $(tail -3 "$dir/log/helm")"
+}
+
+# As the README of deploy/ tells it: a namespace, and the chart.
 install_signer() {
-  kube apply -f "$root/deploy/rbac.yaml" -f "$root/deploy/admission-guard.yaml" >/dev/null
-  kube -n podmint-system create configmap podmint-signers --from-file "signers.yaml=$here/pods/signers.yaml" >/dev/null
-  kube apply -f "$here/pods/signer.yaml" >/dev/null
+  kube apply -f "$root/deploy/kustomize/namespace.yaml" >/dev/null
+  helm_install
 }

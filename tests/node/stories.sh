@@ -4,13 +4,17 @@
 signer_name=podmint.dev/workload
 trust_domain=node.test
 
-# Is this story asked for? The first one installs, and the others stand on it.
+# Is this story asked for? The first one installs, and the others stand on it. Those that say `# long` below their title come only
+# when they are named.
 wanted() {
   local name word
   name=$(basename "$1" .sh)
   shift
   case $name in 01-*) return 0 ;; esac
-  [ $# -gt 0 ] || return 0
+  if [ $# -eq 0 ]; then
+    ! sed -n 2p "$here/stories/$name.sh" | grep -q '^# long' || { say "left out  $(sed -n '1s/^# //p' "$here/stories/$name.sh"): tests/run --long" && return 1; }
+    return 0
+  fi
   for word in "$@"; do case $name in *"$word"*) return 0 ;; esac; done
   return 1
 }
@@ -144,6 +148,7 @@ requests_of() { # NAMESPACE POD JSONPATH
 }
 asked() { [ -n "$(requests_of "$1" "$2" '{.metadata.name}')" ]; }
 is_answered() { [ -n "$(requests_of "$1" "$2" '{.status.conditions[*].type}' | tr -d '\n')" ]; }
+not_answered() { ! is_answered "$@"; }
 
 # --- Doing things to the machine and to the signer.
 
@@ -165,9 +170,18 @@ signer_up() {
 }
 no_signer() { [ -z "$(kube -n podmint-system get pods -l app.kubernetes.io/name=podmint -o name)" ]; }
 
-# policy FILE   puts another set of PodSigners in force.
+# policy FILE   puts other values in force.
 policy() {
-  kube -n podmint-system create configmap podmint-signers --from-file "signers.yaml=$1" --dry-run=client -o yaml | kube -n podmint-system replace -f - >/dev/null
-  kube -n podmint-system rollout restart deployment/podmint-signer >/dev/null
-  kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "the signer did not take the policy"
+  helm_upgrade --values "$1"
 }
+
+# every_replica METRIC VALUE   whether all replicas show it.
+every_replica() {
+  local address seen=0
+  for address in $(kube -n podmint-system get pods -l app.kubernetes.io/name=podmint -o 'jsonpath={.items[*].status.podIP}'); do
+    inside curl -fsS "http://$address:9443/metrics" | grep -qxF "$1 $2" || return 1
+    seen=$((seen + 1))
+  done
+  [ $seen -ge 1 ]
+}
+guard_is() { every_replica "podmint_signer_guard{state=\"$1\"}" 1; }

@@ -9,6 +9,7 @@ has_no_files story-first early || fail "files without a certificate"
 
 begun=$(now_ms)
 install_signer
+fact "helm install took $(($(now_ms) - begun)) ms"
 until_true 60 "nothing was issued" is_answered story-first early
 fact "install to first certificate issued: $(($(now_ms) - begun)) ms"
 # The kubelet looks again after a back-off that has grown while nobody answered.
@@ -16,6 +17,8 @@ running story-first early 150
 fact "install to the waiting pod Running: $(($(now_ms) - begun)) ms"
 has_identity story-first early default
 kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "not all replicas became ready"
+# The guard that the chart installed is the one that the signer was built with.
+until_true 30 "the signer does not see its guard in force" guard_is in_force
 
 begun=$(now_ms)
 pod next | apply story-first

@@ -1,7 +1,8 @@
 # a held pod says what to change and starts when it is; a denied pod is final, and its corrected twin starts
 
 held=$dir/tmp/held.yaml
-sed 's/"story-\*"/"stroy-*"/' "$here/pods/signers.yaml" >"$held"
+sed 's/"story-\*"/"stroy-*"/' "$here/pods/values.yaml" >"$held"
+! cmp -s "$here/pods/values.yaml" "$held" || fail "that is no typing error"
 policy "$held"
 namespace story-held
 pod typo | apply story-held
@@ -10,7 +11,7 @@ fact "the event: $(kube -n story-held get events --field-selector involvedObject
 phase_is story-held typo Pending || fail "a held pod runs"
 ! is_answered story-held typo || fail "held means unanswered"
 uid=$(kube -n story-held get pod typo -o jsonpath='{.metadata.uid}')
-policy "$here/pods/signers.yaml"
+policy "$here/pods/values.yaml"
 running story-held typo 150
 has_identity story-held typo default
 [ "$(kube -n story-held get pod typo -o jsonpath='{.metadata.uid}')" = "$uid" ] || fail "that is another pod"

@@ -2,11 +2,11 @@
 
 root_of() { kube get clustertrustbundles -o json | jq -r '.items[] | select(.spec.signerName == "podmint.dev/workload") | .spec.trustBundle'; }
 uninstall() {
-  kube delete -f "$here/pods/signer.yaml" --timeout 60s >/dev/null
+  helm uninstall podmint --wait --timeout 60s >/dev/null || fail "helm uninstall failed"
   until_true 30 "the signer's pods did not end" no_signer
-}
-install() {
-  kube apply -f "$here/pods/signer.yaml" >/dev/null
+  left=$(kube get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings -l app.kubernetes.io/name=podmint -o name &&
+    kube -n podmint-system get deployments,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets -l app.kubernetes.io/name=podmint -o name)
+  [ -z "$left" ] || fail "the uninstall left $left"
 }
 namespace story-uninstall
 before=$(root_of)
@@ -14,7 +14,7 @@ before=$(root_of)
 
 uninstall
 kube -n podmint-system get secret podmint-ca podmint-ca-root >/dev/null || fail "the CA's Secrets went with the signer"
-install
+helm_install
 pod kept | apply story-uninstall
 running story-uninstall kept 90
 has_identity story-uninstall kept default
@@ -24,7 +24,7 @@ has_identity story-uninstall kept default
 uninstall
 kube -n podmint-system get secret podmint-ca podmint-ca-root -o json | jq 'del(.items[].metadata["resourceVersion", "uid", "creationTimestamp"])' >"$dir/tmp/ca.json"
 kube -n podmint-system delete secret podmint-ca podmint-ca-root >/dev/null
-install
+helm_install
 pod lost | apply story-uninstall
 stays 10 "signed without a CA" phase_is story-uninstall lost Pending
 ! is_answered story-uninstall lost || fail "answered without a CA"

@@ -1,0 +1,19 @@
+# with podNamespaces the signer's rights on pods end there: inside a pod gets its certificate, outside none
+
+namespace story-inside
+namespace story-outside
+signer_may() { kube --as system:serviceaccount:podmint-system:podmint-signer -n "$1" auth can-i get pods >/dev/null; }
+signer_may story-outside || fail "without podNamespaces the signer may read every pod"
+helm_upgrade --set 'podNamespaces={story-inside}'
+signer_may story-inside || fail "the signer may not read the pods of story-inside"
+! signer_may story-outside || fail "the signer may still read pods elsewhere"
+pod in | apply story-inside
+pod out | apply story-outside
+running story-inside in
+has_identity story-inside in default
+until_true 30 "the kubelet made no request" asked story-outside out
+stays 5 "answered without looking at the pod" not_answered story-outside out
+helm_upgrade
+running story-outside out 150
+has_identity story-outside out default
+gone story-inside story-outside
