@@ -1,5 +1,7 @@
 # What has to be there: named when it is missing, never fetched behind anyone's back (but for CI, which says so).
 
+musl=x86_64-unknown-linux-musl
+
 needs() {
   [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] || fail "needs root on Linux: a node mounts, routes and runs containers"
   [ -z "${CI:-}" ] || [ "$CI" = false ] || install_packages
@@ -8,6 +10,7 @@ needs() {
     jq:jq curl:curl nsenter:util-linux go:golang cargo:rustup musl-gcc:musl-tools; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${tool%:*}" >/dev/null || missing+=("${tool%:*} (Debian: ${tool#*:})")
   done
+  ! command -v cargo >/dev/null || [ -d "$(rustc --print target-libdir --target "$musl")" ] || missing+=("Rust's $musl (rustup target add $musl)")
   cni_plugins=
   for tool in /usr/lib/cni /opt/cni/bin; do [ ! -x "$tool/ptp" ] || cni_plugins=$tool; done
   [ -n "$cni_plugins" ] || missing+=("the CNI plugin ptp (Debian: containernetworking-plugins)")
@@ -21,5 +24,5 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
       DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
   fi
-  rustup target add x86_64-unknown-linux-musl >/dev/null 2>&1
+  rustup target list --installed | grep -qx "$musl" || rustup --quiet target add "$musl"
 }
