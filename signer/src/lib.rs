@@ -23,6 +23,7 @@
 //! - [`audit`] writes one line before an answer is published and one with what became of it. What is not recorded cannot be
 //!   published.
 //! - [`metrics`] and `health` tell others; [`pace`] is how long waits are.
+//! - [`kubectl`] is the other binary, the operator's command `kubectl podmint`.
 //!
 //! Any number of replicas may run. A Lease says who answers first; nothing rests on it, because an answer is final once the API
 //! server has it, and because the CA's Secrets are only ever created or replaced as they were read.
@@ -58,6 +59,7 @@ pub mod cluster;
 pub mod config;
 mod controller;
 mod health;
+pub mod kubectl;
 pub mod metrics;
 pub mod names;
 pub mod pace;

@@ -88,6 +88,15 @@ pub(crate) enum GuardError {
     BuiltIn(#[source] serde_saphyr::Error),
 }
 
+impl GuardError {
+    pub(crate) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Read(error) | Self::WhoAmI(error) => error.is_forbidden(),
+            Self::BuiltIn(_) => false,
+        }
+    }
+}
+
 impl Lookout {
     pub(crate) async fn run(self) {
         let mut token = Some(self.token);
@@ -145,9 +154,19 @@ async fn look(calls: &Calls, domain: &DnsName, username: &mut Option<String>) ->
         Some(known) => known,
         None => username.insert(who_am_i(calls).await.map_err(GuardError::WhoAmI)?),
     };
+    inspect(calls, domain, username).await
+}
+
+/// What the API server has of the guard for this domain and a signer of this user name.
+pub(crate) async fn inspect(calls: &Calls, domain: &DnsName, username: &str) -> Result<GuardState, GuardError> {
     let expected = Shown::expected(domain.as_str(), username).map_err(GuardError::BuiltIn)?;
     let shown = Shown::read(calls).await.map_err(GuardError::Read)?;
     Ok(judge(&shown, &expected))
+}
+
+/// The guard as it is to be applied, for this domain and a signer of this user name.
+pub(crate) fn manifest(domain: &str, username: &str) -> String {
+    TEXT.replace("'podmint.dev/'", &format!("'{domain}/'")).replace(USERNAME, username)
 }
 
 async fn who_am_i(calls: &Calls) -> Result<String, CallError> {
@@ -192,9 +211,8 @@ impl Shown {
 
     /// The built-in text, for this signer domain and this user name.
     fn expected(domain: &str, username: &str) -> Result<Self, serde_saphyr::Error> {
-        let text = TEXT.replace("'podmint.dev/'", &format!("'{domain}/'")).replace(USERNAME, username);
         let mut shown = Self::default();
-        for document in serde_saphyr::from_multiple::<Document>(&text)? {
+        for document in serde_saphyr::from_multiple::<Document>(&manifest(domain, username))? {
             match (document.kind.as_str(), document.metadata.name.as_str()) {
                 ("ValidatingAdmissionPolicy", REQUESTS) => shown.requests = part(document.spec),
                 ("ValidatingAdmissionPolicy", ANSWERS) => shown.answers = part(document.spec),
@@ -350,7 +368,8 @@ fn any() -> String {
 
 const TEXT: &str = include_str!("../../../deploy/kustomize/admission-guard.yaml");
 const USERNAME: &str = "system:serviceaccount:podmint-system:podmint-signer";
-const REQUESTS: &str = "podmint-requests";
+/// The policy on who may ask, and its binding.
+pub(crate) const REQUESTS: &str = "podmint-requests";
 const ANSWERS: &str = "podmint-answers";
 const POLICIES: &str = "validatingadmissionpolicies";
 const BINDINGS: &str = "validatingadmissionpolicybindings";
