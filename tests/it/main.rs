@@ -10,6 +10,7 @@
 )]
 
 mod bind;
+mod doctor;
 mod down;
 mod forge;
 mod guard;

@@ -14,10 +14,24 @@ pub fn kubernetes(version: &str) -> PathBuf {
     {
         return brought;
     }
+    build(version, &[])
+}
+
+/// The folder with `kubectl`, of the newest version: brought or built.
+pub fn kubectl() -> PathBuf {
+    match brought() {
+        Some(brought) if brought.join("kubectl").exists() => brought,
+        Some(_) | None => build(VERSIONS[0], &["kubectl"]),
+    }
+}
+
+/// Builds components of Kubernetes from Go modules, unless they are there. Without a word, etcd and kube-apiserver.
+fn build(version: &str, components: &[&str]) -> PathBuf {
     // One build at a time, and the second caller finds it done.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let built = Command::new(root().join("tests/kube/build")).arg(version).stderr(Stdio::inherit()).output();
+    let mut command = Command::new(root().join("tests/kube/build"));
+    let built = command.arg(version).args(components).stderr(Stdio::inherit()).output();
     let built = built.expect("tests/kube/build can be started");
     assert!(built.status.success(), "tests/kube/build {version} failed: see its words above");
     PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())

@@ -18,12 +18,14 @@ pub struct Settings {
     pub node_restriction: bool,
     /// Whether every status write is recorded, for [`Kubernetes::status_writes`]. The benchmark leaves it out.
     pub recorded: bool,
+    /// Whether pod certificates and trust bundles are switched on. Off, their API is not served.
+    pub pod_certificates: bool,
 }
 
 impl Settings {
     /// This version, nothing switched on that a story does not ask for.
     pub fn of(version: &'static str) -> Self {
-        Self { version, node_restriction: false, recorded: true }
+        Self { version, node_restriction: false, recorded: true, pod_certificates: true }
     }
 }
 
@@ -48,6 +50,8 @@ pub struct Kubernetes {
     token: String,
     // In this order: first the API server ends, then etcd, then the folder is removed.
     api: Mutex<Option<Kept>>,
+    /// What [`Kubernetes::restart_with`] has added.
+    added: Mutex<Vec<String>>,
     _etcd: Kept,
     scratch: Scratch,
 }
@@ -62,7 +66,17 @@ impl Kubernetes {
         scratch.write("audit-policy.yaml", AUDIT_POLICY);
         let [etcd_port, peer_port, port] = free_ports();
         let etcd = start_etcd(&scratch, settings.version, etcd_port, peer_port);
-        let server = Self { settings, etcd_port, port, authority, token, api: Mutex::new(None), _etcd: etcd, scratch };
+        let server = Self {
+            settings,
+            etcd_port,
+            port,
+            authority,
+            token,
+            api: Mutex::new(None),
+            added: Mutex::default(),
+            _etcd: etcd,
+            scratch,
+        };
         server.start_api(settings.version).await;
         server
     }
@@ -87,6 +101,13 @@ impl Kubernetes {
         if let Some(process) = self.api().take() {
             process.kill();
         }
+    }
+
+    /// Ends the API server and starts it again with these flags in addition, as an administrator would.
+    pub async fn restart_with(&self, flags: &[String]) {
+        self.stop_api();
+        self.added.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(flags);
+        self.start_api(self.version()).await;
     }
 
     /// A client for anybody. Service accounts use real tokens; nodes and users are impersonated, which is all the same to
@@ -187,13 +208,14 @@ impl Kubernetes {
             arguments.push(format!("--audit-policy-file={}", file("audit-policy.yaml")));
             arguments.push(format!("--audit-log-path={}", file("audit.jsonl")));
         }
-        if !version.starts_with("1.37.") {
-            arguments.push("--runtime-config=certificates.k8s.io/v1beta1=true".to_owned());
-            arguments.push(
-                "--feature-gates=PodCertificateRequest=true,ClusterTrustBundle=true,ClusterTrustBundleProjection=true"
-                    .to_owned(),
-            );
+        let added = self.added.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (self.settings.pod_certificates, version.starts_with("1.37.")) {
+            (true, true) | (false, false) => {}
+            (true, false) => arguments.extend([BETA, &gates(true)].map(str::to_owned)),
+            (false, true) if added.iter().any(|flag| flag.starts_with("--feature-gates")) => {}
+            (false, true) => arguments.push(gates(false)),
         }
+        arguments.extend(added);
         arguments
     }
 
@@ -236,6 +258,13 @@ fn status_write(record: &Value) -> StatusWrite {
         code: record["responseStatus"]["code"].as_u64().and_then(|code| code.try_into().ok()).unwrap_or_default(),
         message: word(&record["responseStatus"]["message"]),
     }
+}
+
+const BETA: &str = "--runtime-config=certificates.k8s.io/v1beta1=true";
+
+/// All feature gates that pod certificates and trust bundles hang on.
+fn gates(on: bool) -> String {
+    format!("--feature-gates=PodCertificateRequest={on},ClusterTrustBundle={on},ClusterTrustBundleProjection={on}")
 }
 
 /// Writes of a request's status, nothing else.
