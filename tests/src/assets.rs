@@ -19,10 +19,12 @@ pub fn kubernetes(version: &str) -> PathBuf {
 
 /// The folder with `kubectl`, of the newest version: brought or built.
 pub fn kubectl() -> PathBuf {
-    match brought() {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| match brought() {
         Some(brought) if brought.join("kubectl").exists() => brought,
         Some(_) | None => build(VERSIONS[0], &["kubectl"]),
-    }
+    });
+    folder.clone()
 }
 
 /// Builds components of Kubernetes from Go modules, unless they are there. Without a word, etcd and kube-apiserver.
