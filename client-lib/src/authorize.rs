@@ -6,6 +6,7 @@ use crate::spiffe::{BadSpiffeId, SpiffeId, TrustDomain};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Decides which peers are let in, once their certificate is verified.
@@ -36,8 +37,13 @@ enum Rule {
 /// A rule that can be replaced, and whose open connections are to be looked at again then.
 struct Swap {
     rule: ArcSwap<Authorizer>,
+    /// Which replacement of a rule, of all in this process, was its last.
+    epoch: AtomicU64,
     users: Mutex<Vec<Weak<Connections>>>,
 }
+
+/// All replacements of rules in this process.
+static REPLACEMENTS: AtomicU64 = AtomicU64::new(0);
 
 impl Authorizer {
     /// Every workload of a trust domain.
@@ -91,7 +97,8 @@ impl Authorizer {
 
     /// A rule that can be replaced while it is in use, and the handle that replaces it.
     pub fn swappable(first: Authorizer) -> (Self, AuthorizerHandle) {
-        let shared = Arc::new(Swap { rule: ArcSwap::from_pointee(first), users: Mutex::new(Vec::new()) });
+        let (rule, epoch, users) = (ArcSwap::from_pointee(first), AtomicU64::new(0), Mutex::new(Vec::new()));
+        let shared = Arc::new(Swap { rule, epoch, users });
         (Self(Rule::Swapped(Arc::clone(&shared))), AuthorizerHandle(shared))
     }
 
@@ -106,6 +113,17 @@ impl Authorizer {
             Rule::Not(rule) => !rule.allows(peer),
             Rule::Asked(_, rule) => rule(peer),
             Rule::Swapped(swap) => swap.rule.load().allows(peer),
+        }
+    }
+
+    /// Grows whenever a rule inside is replaced.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn epoch(&self) -> u64 {
+        match &self.0 {
+            Rule::AnyIn(_) | Rule::OneOf(_) | Rule::Prefix(_) | Rule::Asked(..) => 0,
+            Rule::AllOf(rules) | Rule::AnyOf(rules) => rules.iter().map(Self::epoch).max().unwrap_or(0),
+            Rule::Not(rule) => rule.epoch(),
+            Rule::Swapped(swap) => swap.epoch.load(Ordering::Acquire).max(swap.rule.load().epoch()),
         }
     }
 
@@ -151,6 +169,8 @@ impl AuthorizerHandle {
             rule.tell(&user); // it may hold replaceable rules itself
         }
         self.0.rule.store(Arc::new(rule));
+        let epoch = REPLACEMENTS.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.0.epoch.fetch_max(epoch, Ordering::Release);
         for user in self.0.users().iter().filter_map(Weak::upgrade) {
             user.recheck_soon();
         }

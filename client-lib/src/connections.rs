@@ -4,6 +4,7 @@
 //! files looks. Trust that grows closes nothing.
 
 use crate::authorize::Authorizer;
+use crate::meter;
 use crate::snapshot::Snapshot;
 use crate::verify::{self, Moment, Side};
 use rustls::crypto::CryptoProvider;
@@ -33,6 +34,18 @@ pub enum Ending {
     /// The authorizer was replaced, and the new one does not let the peer in.
     #[error("the peer is no longer allowed")]
     NotAllowed,
+}
+
+impl Ending {
+    /// A stable name, for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::PeerExpires => "peer_expires",
+            Self::MaxAge => "max_age",
+            Self::TrustLost(_) => "trust_lost",
+            Self::NotAllowed => "not_allowed",
+        }
+    }
 }
 
 /// How near a connection is to its end.
@@ -130,7 +143,9 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         if let Some(connections) = self.connections.upgrade() {
-            connections.lock().remove(self.id);
+            let mut open = connections.lock();
+            open.remove(self.id);
+            meter::open(open.by_id.len());
         }
     }
 }
@@ -185,6 +200,7 @@ impl Connections {
         let shown = open.peers.get_key_value(&shown).map_or(shown, |(known, _)| known.clone());
         open.by_id.insert(id, (shown.clone(), [soft, hard]));
         open.peers.entry(shown).or_default().insert(id, Entry { authorizer, phase, not_after, reason });
+        meter::open(open.by_id.len());
         if open.deadlines.first().map(|first| first.0) != earliest {
             self.changed.notify_one();
         }
@@ -294,6 +310,7 @@ impl Entry {
             let first = !matches!(phase, Phase::Ended(_));
             if first {
                 tracing::info!(%why, "closing a connection");
+                meter::closed(&why);
                 *phase = Phase::Ended(why);
             }
             first

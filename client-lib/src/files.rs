@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -60,6 +61,14 @@ pub trait OpenFolder: fmt::Debug {
 
     /// When this generation was written, if the folder has generations.
     fn written(&self) -> Option<UnixTime>;
+
+    /// The names of everything in it. Only a [`Source::folder`](crate::Source::folder) asks for it.
+    ///
+    /// # Errors
+    /// It cannot be listed, or this source of files has no lists.
+    fn names(&self) -> io::Result<Vec<PathBuf>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A file's bytes. They may be a key, so they are wiped when dropped and never shown.
@@ -100,6 +109,9 @@ impl fmt::Debug for Contents {
 pub struct Disk;
 
 const DATA: &str = "..data";
+
+/// More than the files of any volume.
+const MOST_NAMES: usize = 10_000;
 
 impl FileSource for Disk {
     fn locate(&self, path: &Path) -> Place {
@@ -199,6 +211,16 @@ impl OpenFolder for OnDisk {
 
     fn written(&self) -> Option<UnixTime> {
         self.written
+    }
+
+    fn names(&self) -> io::Result<Vec<PathBuf>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&self.folder, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&folder)?.take(MOST_NAMES) {
+            names.push(PathBuf::from(OsStr::from_bytes(entry?.file_name().to_bytes())));
+        }
+        Ok(names)
     }
 }
 

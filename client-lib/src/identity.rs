@@ -8,20 +8,23 @@ use crate::connections::Connections;
 use crate::files::{Disk, FileSource};
 use crate::health::{self, Health, Problem, WatchMode};
 use crate::load::{LoadError, Loader, Seen};
+use crate::meter;
 use crate::rotation::Rotations;
 use crate::server::ServerBuilder;
 use crate::snapshot::{self, EmptyTrust, Fault, OwnChain, Rules, Snapshot, Step};
 use crate::source::Source;
 use crate::spiffe::TrustDomain;
+use crate::tls;
 use crate::verify::Moment;
 use crate::watch;
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::UnixTime;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// The identity of this pod: credential and trust that follow their files.
 ///
@@ -88,6 +91,12 @@ impl PodIdentity {
         Rotations::new(self.running.shared.changes.subscribe())
     }
 
+    /// The changes since a generation that is current or was so a moment ago: the first comes at once if it was left already.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn rotations_since(&self, generation: u64) -> Rotations {
+        Rotations::since(self.running.shared.changes.subscribe(), generation)
+    }
+
     /// Reads the files now, as the watch and the poll would.
     pub async fn reload(&self) -> Health {
         watch::reload(&self.running.shared).await;
@@ -102,6 +111,27 @@ impl PodIdentity {
     /// A client that talks to whom the authorizer allows.
     pub fn client(&self, authorizer: Authorizer) -> ClientBuilder {
         ClientBuilder::new(self.clone(), authorizer)
+    }
+
+    /// A rustls config for servers that are no SPIFFE workloads, such as a database: whoever answers must have a certificate for the **DNS name or IP address that was dialled**
+    /// (RFC 9525), under the anchors of the bundle that [`Source::trust`] named for `domain`, and no other bundle's. Our own credential is shown if the server asks for one.
+    ///
+    /// No SPIFFE ID is looked at and no authorizer asked. Give such an authority a bundle of its own, under a name of your choosing: `db.internal`, say. The config follows the files
+    /// in each handshake; nothing is resumed. `tls12` speaks TLS 1.2, too. Connections made with it are not closed when trust ends.
+    ///
+    /// # Errors
+    /// No bundle was named for `domain`, or the crypto provider has no TLS 1.3.
+    pub fn dns_client_config(&self, domain: TrustDomain, tls12: bool) -> Result<rustls::ClientConfig, rustls::Error> {
+        if self.snapshot().anchors(&domain).is_none() {
+            return Err(rustls::Error::General(format!("no trust bundle was named for {domain}")));
+        }
+        tls::by_name(self, domain, tls12)
+    }
+
+    /// Reads the files now, for programs without tokio; it blocks for as long as that takes.
+    pub fn reload_blocking(&self) -> Health {
+        self.running.shared.reload();
+        self.health()
     }
 
     pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
@@ -182,6 +212,7 @@ impl Shared {
         latest.seen = Seen { written: seen.written.or(latest.seen.written), ..seen };
         latest.own_chain = own_chain;
         latest.problems = problems(&faults, &latest.problems, moment.now);
+        meter::loaded(&latest.problems);
         if let Some(next) = next {
             tracing::info!(
                 generation = next.generation(),
@@ -196,6 +227,7 @@ impl Shared {
             self.current.store(Arc::clone(&next));
             self.changes.send_replace(next);
         }
+        meter::health(&self.health_of(latest), &self.snapshot());
         again
     }
 
@@ -211,7 +243,10 @@ impl Shared {
     }
 
     fn health(&self) -> Health {
-        let latest = self.latest();
+        self.health_of(&self.latest())
+    }
+
+    fn health_of(&self, latest: &Latest) -> Health {
         let snapshot = self.snapshot();
         let now = self.moment().now;
         let credential = snapshot.credential();
@@ -259,7 +294,7 @@ fn problems(faults: &[Fault], before: &[Problem], now: UnixTime) -> Vec<Problem>
 }
 
 /// The message with the system's word, where there is one. Our own causes are in the message already.
-fn describe(error: &LoadError) -> String {
+pub(crate) fn describe(error: &LoadError) -> String {
     if let LoadError::Read { source, .. } = error { format!("{error}: {source}") } else { error.to_string() }
 }
 
@@ -279,6 +314,7 @@ pub struct Builder {
     timeout: Duration,
     skew: Duration,
     empty: EmptyTrust,
+    post_quantum: bool,
 }
 
 /// Why an identity could not start.
@@ -288,6 +324,12 @@ pub enum StartError {
     /// No crypto provider was passed in and none is compiled in.
     #[error("no crypto provider: turn on the feature `aws-lc-rs` or `ring`, or pass one in")]
     NoProvider,
+    /// [`Builder::require_post_quantum`], and the crypto provider has no such key exchange.
+    #[error("the crypto provider has no post-quantum key exchange: aws-lc-rs has one, ring does not")]
+    NoPostQuantum,
+    /// The thread of [`Builder::start_blocking`] could not be had.
+    #[error("could not start the thread that follows the files")]
+    Thread(#[source] io::Error),
     /// No trust bundle was named.
     #[error("no trust bundle was named: nobody could be let in")]
     NoTrust,
@@ -319,6 +361,7 @@ impl Builder {
             timeout: Duration::from_secs(30),
             skew: Duration::from_secs(60),
             empty: EmptyTrust::KeepLast,
+            post_quantum: false,
         }
     }
 
@@ -371,18 +414,69 @@ impl Builder {
         self
     }
 
-    /// Reads everything, waits for the first good snapshot, and then follows the files. Needs a tokio runtime.
+    /// Refuses every key exchange that a quantum computer could undo later: only those with ML-KEM (FIPS 203) are left, so peers without one are not talked to.
+    #[must_use]
+    pub fn require_post_quantum(mut self) -> Self {
+        self.post_quantum = true;
+        self
+    }
+
+    /// Reads everything, waits for the first good snapshot, and then follows the files. Needs a tokio runtime; see [`Builder::start_blocking`].
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(self) -> Result<PodIdentity, StartError> {
+        self.run().await.map(|(identity, _task)| identity)
+    }
+
+    async fn run(self) -> Result<(PodIdentity, JoinHandle<()>), StartError> {
+        let shared = self.first().await?;
+        let following = tokio::spawn(watch::follow(Arc::clone(&shared)));
+        let running = Running { shared, task: following.abort_handle() };
+        Ok((PodIdentity { running: Arc::new(running) }, following))
+    }
+
+    /// The same for programs without tokio: one thread of its own follows the files until the identity, and all that was made from it, is gone.
+    ///
+    /// Use it with [`ServerBuilder::config`] and [`ClientBuilder::config`], which need no runtime. Do not call it on a thread of a runtime: it blocks.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_blocking(self) -> Result<PodIdentity, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("podmint".into());
+        let follow = move || {
+            runtime.block_on(async {
+                match self.run().await {
+                    Ok((identity, task)) => {
+                        // Whoever waits below has it, or it is dropped here and ends the task.
+                        drop(tell.send(Ok(identity)));
+                        drop(task.await); // aborted with the last clone, wherever that is dropped
+                    }
+                    Err(error) => drop(tell.send(Err(error))),
+                }
+            });
+        };
+        drop(thread.spawn(follow).map_err(StartError::Thread)?);
+        told.recv().unwrap_or_else(|_gone| Err(StartError::Thread(io::ErrorKind::BrokenPipe.into())))
+    }
+
+    /// Everything but the task.
+    async fn first(self) -> Result<Arc<Shared>, StartError> {
         if let Some(domain) = self.source.ambiguous {
             return Err(StartError::AmbiguousTrust(domain));
         }
-        if self.source.trust.is_empty() {
+        if self.source.names_no_trust() {
             return Err(StartError::NoTrust);
         }
-        let provider = self.provider.or_else(default_provider).ok_or(StartError::NoProvider)?;
+        let mut provider = self.provider.or_else(default_provider).ok_or(StartError::NoProvider)?;
+        if self.post_quantum {
+            Arc::make_mut(&mut provider).kx_groups.retain(|group| tls::is_post_quantum(group.name()));
+            if provider.kx_groups.is_empty() {
+                return Err(StartError::NoPostQuantum);
+            }
+        }
         let loader = Arc::new(Loader { source: self.source, files: self.files, provider, empty: self.empty });
 
         let started = tokio::time::Instant::now();
@@ -422,8 +516,10 @@ impl Builder {
             connections: Arc::default(),
             latest: Mutex::new(latest),
         });
-        let task = tokio::spawn(watch::follow(Arc::clone(&shared))).abort_handle();
-        Ok(PodIdentity { running: Arc::new(Running { shared, task }) })
+        meter::describe();
+        meter::loaded(&[]);
+        meter::health(&shared.health(), &shared.snapshot());
+        Ok(shared)
     }
 }
 
@@ -460,7 +556,7 @@ fn unready(waited: Duration, faults: &[Fault]) -> StartError {
 const START_PAUSE: Duration = Duration::from_millis(50);
 
 /// The provider of the feature that is on. Never the process-wide default, which belongs to the application.
-fn default_provider() -> Option<Arc<CryptoProvider>> {
+pub fn default_provider() -> Option<Arc<CryptoProvider>> {
     #[cfg(feature = "aws-lc-rs")]
     let provider = Some(rustls::crypto::aws_lc_rs::default_provider());
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]

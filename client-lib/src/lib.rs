@@ -73,23 +73,39 @@
 //! # Features
 //!
 //! `aws-lc-rs` (default) and `ring` are crypto providers; pass one to [`Builder::provider`] or take the first that is on. `aws-lc-rs` offers the post-quantum key exchange
-//! X25519MLKEM768 first and takes all six key types of Kubernetes; ring has neither that exchange nor P-521. `test-kit` adds an authority
-//! and a kubelet's way of writing for your own tests.
+//! X25519MLKEM768 first and takes all six key types of Kubernetes; ring has neither that exchange nor P-521.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `hyper` | `podmint::hyper`: a server for any tower service, and a pooling client; both close connections in good order |
+//! | `axum` | [`PeerIdentity`] as an extractor, and `hyper` |
+//! | `tonic` | `podmint::tonic`: the caller of a request, a channel for generated clients, and `hyper` |
+//! | `reqwest` | `podmint::reqwest`: clients that follow the credentials |
+//! | `tower` | `podmint::tower`: a layer with rules for single routes |
+//! | `metrics` | `podmint::metrics`: figures through the facade of that name |
+//! | `test-kit` | `podmint::testkit`: an authority and a kubelet's way of writing, for your own tests; and the program `podmint-dev` |
+//!
+//! `podmint-check`, always there, says of a folder what is right, what is wrong and how to mend it; so does [`check::check`].
 
 mod authorize;
+pub mod check;
 mod client;
 mod connections;
 mod credential;
+mod delivery;
 mod der;
 mod files;
 mod handshake;
 mod health;
 mod identity;
+mod listener;
 mod load;
+mod meter;
 mod peer;
 mod pem;
 mod rotation;
 mod server;
+mod settings;
 mod snapshot;
 mod source;
 mod spiffe;
@@ -101,8 +117,20 @@ mod verify;
 mod watch;
 mod x509;
 
+#[cfg(feature = "axum")]
+pub mod axum;
+#[cfg(feature = "hyper")]
+pub mod hyper;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
 #[cfg(feature = "test-kit")]
 pub mod testkit;
+#[cfg(feature = "tonic")]
+pub mod tonic;
+#[cfg(feature = "tower")]
+pub mod tower;
 
 pub use authorize::{Authorizer, AuthorizerHandle};
 pub use client::{ClientBuilder, Connector};
@@ -111,7 +139,8 @@ pub use credential::Credential;
 pub use files::{Contents, Disk, FileSource, OpenFolder, Place, PlaceKind};
 pub use handshake::HandshakeError;
 pub use health::{Age, Health, Problem, Updates, WatchMode};
-pub use identity::{Builder, PodIdentity, StartError};
+pub use identity::{Builder, PodIdentity, StartError, default_provider};
+pub use listener::Listener;
 pub use load::LoadError;
 pub use peer::PeerIdentity;
 pub use pem::BadPem;

@@ -3,10 +3,11 @@
 //! It decides nothing about what is published; [`snapshot`](crate::snapshot) does. It never reads key and chain from two generations.
 
 use crate::credential::{self, Credential};
+use crate::delivery;
 use crate::files::{Contents, FileSource, OpenFolder, Place, PlaceKind};
 use crate::pem::BadPem;
 use crate::snapshot::EmptyTrust;
-use crate::source::{CredentialFiles, Source};
+use crate::source::{CredentialFiles, Files, Source};
 use crate::spiffe::TrustDomain;
 use crate::svid::NotAnSvid;
 use crate::trust::{self, Anchors};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Larger than any volume the API server's own size limits allow, small enough to read on a whim.
-const LARGEST_FILE: usize = 1 << 20;
+pub(crate) const LARGEST_FILE: usize = 1 << 20;
 /// Between our opening `..data` and reading below it, the kubelet may swap and delete; it does so once a minute at most.
 const ATTEMPTS: u32 = 5;
 
@@ -156,6 +157,12 @@ pub enum LoadError {
         /// The trust domain.
         domain: TrustDomain,
     },
+    /// A folder without any trust bundle.
+    #[error("{path} holds no trust bundle, such as <trust domain>.spiffe-trust-bundle.x509.pem")]
+    NoTrust {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A trust bundle without a usable anchor.
     #[error(
         "the trust bundle {path} of {domain} holds no CA certificate that may sign certificates ({ignored} others were ignored)"
@@ -191,6 +198,7 @@ impl LoadError {
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::OwnChainUntrusted { .. } => "own_chain_untrusted",
             Self::EmptyTrust { .. } => "empty_trust",
+            Self::NoTrust { .. } => "no_trust",
             Self::NoAnchor { .. } => "no_anchor",
         }
     }
@@ -213,6 +221,7 @@ impl LoadError {
             | Self::NotYetValid { .. }
             | Self::OwnChainUntrusted { .. }
             | Self::EmptyTrust { .. }
+            | Self::NoTrust { .. }
             | Self::NoAnchor { .. } => false,
         }
     }
@@ -233,8 +242,11 @@ impl LoadError {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) credential: Result<Credential, LoadError>,
-    pub(crate) trust: BTreeMap<TrustDomain, Result<Anchors, LoadError>>,
+    /// Nothing if it is not known which bundles there are: a folder that could not be listed, or that holds none.
+    pub(crate) trust: Option<BTreeMap<TrustDomain, Result<Anchors, LoadError>>>,
     pub(crate) seen: Seen,
+    /// Where our chain is, for messages.
+    pub(crate) chain_path: PathBuf,
 }
 
 /// What the files look like, apart from what they say.
@@ -263,7 +275,7 @@ impl Loader {
         for _ in 1..ATTEMPTS {
             let passing = |error: &LoadError| error.is_passing();
             let again = loaded.credential.as_ref().is_err_and(passing)
-                || loaded.trust.values().any(|part| part.as_ref().is_err_and(passing));
+                || loaded.trust.iter().flat_map(BTreeMap::values).any(|part| part.as_ref().is_err_and(passing));
             if !again {
                 break;
             }
@@ -273,49 +285,66 @@ impl Loader {
     }
 
     fn attempt(&self) -> Loaded {
-        let mut reading = Reading { files: &*self.files, open: BTreeMap::new() };
+        let mut reading = Reading { files: &*self.files, open: BTreeMap::new(), listed: None };
         let mut seen = Seen::default();
-        let credential = self.credential(&mut reading, &mut seen);
-        let trust = self.source.trust.iter().map(|(domain, path)| {
+        let listed;
+        let named = match &self.source.files {
+            Files::Named(named) => named,
+            Files::Folder(folder) => match reading.list(folder) {
+                Ok(names) => {
+                    listed = delivery::sort(folder, &names);
+                    &listed
+                }
+                Err(error) => {
+                    return Loaded { credential: Err(error), trust: None, seen, chain_path: folder.clone() };
+                }
+            },
+        };
+        let credential = credential(&named.credential, &self.provider, &mut reading, &mut seen);
+        let trust = named.trust.iter().map(|(domain, path)| {
             let anchors = reading.read(path).and_then(|contents| trust::parse(contents.bytes(), path, domain));
             (domain.clone(), anchors)
         });
-        let trust = trust.collect();
-        Loaded { credential, trust, seen }
-    }
-
-    fn credential(&self, reading: &mut Reading<'_>, seen: &mut Seen) -> Result<Credential, LoadError> {
-        let paths = self.source.credential.paths();
-        let key_place = self.files.locate(paths.key());
-        seen.kind = Some(key_place.kind);
-        let key = reading.read(paths.key())?;
-        seen.world_readable = key.world_readable();
-        seen.written = reading.open.get(&folder_of(&key_place)).and_then(|folder| folder.written());
-        let chain;
-        let files = match &paths {
-            CredentialFiles::Bundle(_) => CredentialFiles::Bundle(key.bytes()),
-            CredentialFiles::Pair { key: _, chain: path } => {
-                chain = reading.read(path)?;
-                self.same_key_again(&key_place, paths.key(), &key, reading)?;
-                CredentialFiles::Pair { key: key.bytes(), chain: chain.bytes() }
-            }
-        };
-        credential::parse(&files, &paths, &self.provider)
-    }
-
-    /// Without generations, the key is read again after the chain: it must not have moved meanwhile.
-    fn same_key_again(
-        &self,
-        place: &Place,
-        path: &Path,
-        key: &Contents,
-        reading: &mut Reading<'_>,
-    ) -> Result<(), LoadError> {
-        if place.kind == PlaceKind::Volume || reading.read(path)?.bytes() == key.bytes() {
-            Ok(())
-        } else {
-            Err(LoadError::Changing { path: path.into() })
+        let trust: BTreeMap<_, _> = trust.collect();
+        let chain_path = named.credential.paths().chain().to_path_buf();
+        if trust.is_empty() {
+            let error = LoadError::NoTrust { path: chain_path.parent().unwrap_or(Path::new("")).into() };
+            return Loaded { credential: credential.and(Err(error)), trust: None, seen, chain_path };
         }
+        Loaded { credential, trust: Some(trust), seen, chain_path }
+    }
+}
+
+fn credential(
+    files: &CredentialFiles<PathBuf>,
+    provider: &CryptoProvider,
+    reading: &mut Reading<'_>,
+    seen: &mut Seen,
+) -> Result<Credential, LoadError> {
+    let paths = files.paths();
+    let key_place = reading.place(paths.key());
+    seen.kind = Some(key_place.kind);
+    let key = reading.read(paths.key())?;
+    seen.world_readable = key.world_readable();
+    seen.written = reading.open.get(&folder_of(&key_place)).and_then(|folder| folder.written());
+    let chain;
+    let files = match &paths {
+        CredentialFiles::Bundle(_) => CredentialFiles::Bundle(key.bytes()),
+        CredentialFiles::Pair { key: _, chain: path } => {
+            chain = reading.read(path)?;
+            same_key_again(&key_place, paths.key(), &key, reading)?;
+            CredentialFiles::Pair { key: key.bytes(), chain: chain.bytes() }
+        }
+    };
+    credential::parse(&files, &paths, provider)
+}
+
+/// Without generations, the key is read again after the chain: it must not have moved meanwhile.
+fn same_key_again(place: &Place, path: &Path, key: &Contents, reading: &mut Reading<'_>) -> Result<(), LoadError> {
+    if place.kind == PlaceKind::Volume || reading.read(path)?.bytes() == key.bytes() {
+        Ok(())
+    } else {
+        Err(LoadError::Changing { path: path.into() })
     }
 }
 
@@ -323,6 +352,8 @@ impl Loader {
 struct Reading<'a> {
     files: &'a dyn FileSource,
     open: BTreeMap<(PathBuf, PlaceKind), Box<dyn OpenFolder>>,
+    /// The folder that was listed: what is in it is read from the same generation.
+    listed: Option<(PathBuf, PlaceKind)>,
 }
 
 fn folder_of(place: &Place) -> (PathBuf, PlaceKind) {
@@ -330,8 +361,34 @@ fn folder_of(place: &Place) -> (PathBuf, PlaceKind) {
 }
 
 impl Reading<'_> {
+    /// The names in a folder, a volume or a plain one; which of them, its `..data` says.
+    fn list(&mut self, folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+        let failed = |source| LoadError::of_io(folder, source);
+        let place = |kind| Place { folder: folder.into(), name: PathBuf::new(), kind };
+        let (kind, open) = match self.files.open(&place(PlaceKind::Volume)) {
+            Ok(open) => (PlaceKind::Volume, open),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (PlaceKind::Plain, self.files.open(&place(PlaceKind::Plain)).map_err(failed)?)
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let names = open.names().map_err(failed)?;
+        self.open.insert((folder.into(), kind), open);
+        self.listed = Some((folder.into(), kind));
+        Ok(names)
+    }
+
+    fn place(&self, path: &Path) -> Place {
+        match (&self.listed, path.file_name()) {
+            (Some((folder, kind)), Some(name)) if path.parent() == Some(folder) => {
+                Place { folder: folder.clone(), name: name.into(), kind: *kind }
+            }
+            _ => self.files.locate(path),
+        }
+    }
+
     fn read(&mut self, path: &Path) -> Result<Contents, LoadError> {
-        let place = self.files.locate(path);
+        let place = self.place(path);
         let failed = |source| LoadError::of_io(path, source);
         let folder = match self.open.entry(folder_of(&place)) {
             std::collections::btree_map::Entry::Occupied(folder) => folder.into_mut(),

@@ -4,6 +4,7 @@ use crate::snapshot::Snapshot;
 use crate::spiffe::TrustDomain;
 use crate::trust::Anchors;
 use rustls_pki_types::UnixTime;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One change of what new handshakes use.
@@ -36,13 +37,16 @@ pub struct TrustChange {
 
 impl Rotation {
     fn between(before: &Snapshot, after: &Snapshot) -> Self {
-        let trust = after.trust().filter_map(|(domain, anchors)| {
-            let nothing = Arc::default();
+        // Domains that are gone count, too.
+        let domains: BTreeSet<_> = before.trust().chain(after.trust()).map(|(domain, _)| domain).collect();
+        let nothing = Arc::default();
+        let trust = domains.into_iter().filter_map(|domain| {
             let old = before.anchors(domain).unwrap_or(&nothing);
-            (old != anchors).then(|| TrustChange {
+            let new = after.anchors(domain).unwrap_or(&nothing);
+            (old != new).then(|| TrustChange {
                 domain: domain.clone(),
-                added: missing_from(old, anchors),
-                removed: missing_from(anchors, old),
+                added: missing_from(old, new),
+                removed: missing_from(new, old),
             })
         });
         Self {
@@ -73,6 +77,15 @@ pub struct Rotations {
 impl Rotations {
     pub(crate) fn new(mut changes: tokio::sync::watch::Receiver<Arc<Snapshot>>) -> Self {
         let last = Arc::clone(&changes.borrow_and_update());
+        Self { changes, last }
+    }
+
+    #[cfg(feature = "hyper")]
+    pub(crate) fn since(mut changes: tokio::sync::watch::Receiver<Arc<Snapshot>>, generation: u64) -> Self {
+        let last = Arc::clone(&changes.borrow_and_update());
+        if last.generation() != generation {
+            changes.mark_changed();
+        }
         Self { changes, last }
     }
 

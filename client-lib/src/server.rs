@@ -3,6 +3,9 @@
 use crate::authorize::Authorizer;
 use crate::handshake::{self, HandshakeError, Limits, PerGeneration};
 use crate::identity::PodIdentity;
+use crate::listener::Listener;
+use crate::meter;
+use crate::settings::{Settings, setters};
 use crate::stream::Stream;
 use crate::tls::Parts;
 use crate::verify::Side;
@@ -10,47 +13,20 @@ use rustls::ServerConfig;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 /// Chooses how a server does TLS. Made by [`PodIdentity::server`].
 #[derive(Debug)]
 pub struct ServerBuilder {
-    parts: Parts,
-    limits: Limits,
-    max_age: Option<Duration>,
+    pub(crate) settings: Settings,
 }
+
+setters!(ServerBuilder);
 
 impl ServerBuilder {
     pub(crate) fn new(identity: PodIdentity, authorizer: Authorizer) -> Self {
-        Self { parts: Parts { identity, authorizer, alpn: Vec::new() }, limits: Limits::default(), max_age: None }
-    }
-
-    /// The application protocols, the preferred one first.
-    #[must_use]
-    pub fn alpn(mut self, protocols: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Self {
-        self.parts.alpn = protocols.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// How long a handshake may take (10 s).
-    #[must_use]
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.timeout = timeout;
-        self
-    }
-
-    /// How many handshakes may be under way at once (1024).
-    #[must_use]
-    pub fn max_handshakes(mut self, at_once: usize) -> Self {
-        self.limits.at_once = at_once;
-        self
-    }
-
-    /// The greatest age of a connection, ten per cent more or less. In any case a connection ends with its peer's certificate.
-    #[must_use]
-    pub fn max_connection_age(mut self, age: Duration) -> Self {
-        self.max_age = Some(age);
-        self
+        Self { settings: Settings::new(identity, authorizer) }
     }
 
     /// A rustls config to build once and keep: each handshake reads the current snapshot. It keeps the identity alive.
@@ -61,7 +37,7 @@ impl ServerBuilder {
     /// # Errors
     /// The crypto provider has no TLS 1.3.
     pub fn config(&self) -> Result<ServerConfig, rustls::Error> {
-        self.parts.server_config(None)
+        self.settings.parts.server_config(None)
     }
 
     /// An acceptor for tokio streams, with a config for each generation.
@@ -69,18 +45,29 @@ impl ServerBuilder {
     /// # Errors
     /// The crypto provider has no TLS 1.3.
     pub fn acceptor(self) -> Result<Acceptor, rustls::Error> {
-        self.parts.authorizer.tell(self.parts.identity.connections());
-        let snapshot = self.parts.identity.snapshot();
-        let first = self.parts.server_config(Some(&snapshot))?;
+        let Settings { parts, limits, max_age } = self.settings;
+        parts.authorizer.tell(parts.identity.connections());
+        let snapshot = parts.identity.snapshot();
+        let first = parts.server_config(Some(&snapshot))?;
         Ok(Acceptor {
             inner: Arc::new(Accepting {
                 configs: PerGeneration::new(snapshot.generation(), first),
-                turns: Semaphore::new(self.limits.at_once.min(Semaphore::MAX_PERMITS)),
-                parts: self.parts,
-                limits: self.limits,
-                max_age: self.max_age,
+                turns: Semaphore::new(limits.at_once.min(Semaphore::MAX_PERMITS)),
+                parts,
+                limits,
+                max_age,
             }),
         })
+    }
+}
+
+impl ServerBuilder {
+    /// A listener that runs the handshakes of whatever `tcp` accepts and hands out finished connections.
+    ///
+    /// # Errors
+    /// The crypto provider has no TLS 1.3.
+    pub fn listener(self, tcp: TcpListener) -> Result<Listener, rustls::Error> {
+        Ok(Listener::new(tcp, self.acceptor()?))
     }
 }
 
@@ -100,6 +87,14 @@ struct Accepting {
 }
 
 impl Acceptor {
+    pub(crate) fn at_once(&self) -> usize {
+        self.inner.limits.at_once.max(1)
+    }
+
+    pub(crate) fn identity(&self) -> &PodIdentity {
+        &self.inner.parts.identity
+    }
+
     /// Runs the server's side of a handshake. Call it on a task of its own for each connection, so that a slow client delays nobody.
     ///
     /// # Errors
@@ -109,7 +104,7 @@ impl Acceptor {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let Accepting { parts, configs, limits, turns, max_age } = &*self.inner;
-        handshake::bounded(*limits, turns, async {
+        let shaken = handshake::bounded(*limits, turns, async {
             handshake::own_credential_is_valid(&parts.identity)?;
             let snapshot = parts.identity.snapshot();
             let generation = snapshot.generation();
@@ -120,6 +115,8 @@ impl Acceptor {
             drop(snapshot); // held until here, so that the whole handshake is of one generation
             Stream::new(stream, Side::Client, parts, *max_age, generation)
         })
-        .await
+        .await;
+        meter::handshake(Side::Client, shaken.as_ref().map(Stream::is_post_quantum));
+        shaken
     }
 }

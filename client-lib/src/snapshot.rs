@@ -7,6 +7,7 @@ use crate::trust::Anchors;
 use crate::verify::{self, Moment, Side};
 use rustls_pki_types::UnixTime;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Credential and trust as of one generation. It never changes; the next generation is another snapshot.
@@ -100,8 +101,14 @@ pub(crate) struct Rules<'a> {
 /// The rule: each part on its own replaces its predecessor when it is good; a part that is not leaves the last good one in place.
 pub(crate) fn advance(last: Option<&Arc<Snapshot>>, loaded: Loaded, rules: Rules<'_>) -> Step {
     let mut faults = Vec::new();
-    let Loaded { credential, trust, seen: _ } = loaded;
+    let Loaded { credential, trust, seen: _, chain_path } = loaded;
+    let Some(trust) = trust else {
+        faults.extend(credential.err().map(|error| Fault { domain: None, error }));
+        let own_chain = last.map_or(OwnChain::Unchecked, |last| own_chain(&last.credential, &last.trust, rules));
+        return Step { next: None, faults, own_chain };
+    };
 
+    let bundles = trust.len();
     let trust: BTreeMap<_, _> = trust
         .into_iter()
         .filter_map(|(domain, read)| {
@@ -111,15 +118,16 @@ pub(crate) fn advance(last: Option<&Arc<Snapshot>>, loaded: Loaded, rules: Rules
         })
         .collect();
     let before = last.map(|last| &last.credential);
-    let credential = next_credential(credential, before, &trust, rules, &mut faults);
+    let credential = next_credential(credential, before, &chain_path, &trust, rules, &mut faults);
 
-    let complete = trust.len() == rules.loader.source.trust.len();
+    let complete = trust.len() == bundles;
     let Some(credential) = credential.filter(|_| complete) else {
         return Step { next: None, faults, own_chain: OwnChain::Unchecked };
     };
     let own_chain = own_chain(&credential, &trust, rules);
     let is_new = last.is_none_or(|last| {
         !Arc::ptr_eq(&last.credential, &credential)
+            || trust.len() != last.trust.len()
             || trust
                 .iter()
                 .any(|(domain, anchors)| last.trust.get(domain).is_none_or(|before| !Arc::ptr_eq(before, anchors)))
@@ -161,13 +169,14 @@ fn next_anchors(
 fn next_credential(
     read: Result<Credential, LoadError>,
     before: Option<&Arc<Credential>>,
+    chain_path: &Path,
     trust: &BTreeMap<TrustDomain, Arc<Anchors>>,
     rules: Rules<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Arc<Credential>> {
     let checked = read.and_then(|credential| match before {
         Some(before) if before.is_same(&credential) => Ok(Arc::clone(before)),
-        before => worth_taking(credential, before, trust, rules),
+        before => worth_taking(credential, before, chain_path, trust, rules),
     });
     match checked {
         Ok(credential) => Some(credential),
@@ -183,10 +192,11 @@ fn next_credential(
 fn worth_taking(
     credential: Credential,
     before: Option<&Arc<Credential>>,
+    chain_path: &Path,
     trust: &BTreeMap<TrustDomain, Arc<Anchors>>,
     rules: Rules<'_>,
 ) -> Result<Arc<Credential>, LoadError> {
-    let path = || rules.loader.source.credential.paths().chain().to_path_buf();
+    let path = || chain_path.to_path_buf();
     let Moment { now, skew } = rules.moment;
     if credential.is_expired(now) {
         let seconds = now.as_secs().saturating_sub(credential.not_after().as_secs());

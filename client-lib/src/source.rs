@@ -1,5 +1,6 @@
 //! Where credentials and trust come from: paths, as the pod's volumes mount them.
 
+use crate::delivery;
 use crate::identity::{Builder, PodIdentity, StartError};
 use crate::spiffe::TrustDomain;
 use std::collections::BTreeMap;
@@ -23,10 +24,23 @@ use std::path::{Path, PathBuf};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Source {
-    pub(crate) credential: CredentialFiles<PathBuf>,
-    pub(crate) trust: BTreeMap<TrustDomain, PathBuf>,
+    pub(crate) files: Files,
     /// Named twice: which file is meant?
     pub(crate) ambiguous: Option<TrustDomain>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Files {
+    Named(Named),
+    /// Whatever this folder holds, by the names of [`delivery`].
+    Folder(PathBuf),
+}
+
+/// Every file by its path.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) credential: CredentialFiles<PathBuf>,
+    pub(crate) trust: BTreeMap<TrustDomain, PathBuf>,
 }
 
 /// One file or two; of paths, or of their contents.
@@ -72,16 +86,44 @@ impl Source {
         Self::new(CredentialFiles::Pair { key: key.into(), chain: chain.into() })
     }
 
+    /// A folder in the layout of SPIFFE Filesystem Delivery (a draft: spiffe/spiffe pull request 376): one credential bundle and, for each trust domain, a bundle named after it,
+    /// as in `prod.example.org.spiffe-trust-bundle.x509.pem`. The names of earlier drafts are read, too; of several the newest counts.
+    ///
+    /// Trust domains come and go with their files: once a file is gone, nobody of its domain is let in any more. A folder without any trust bundle is taken for a fault, and
+    /// the last good state stays.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self { files: Files::Folder(path.into()), ambiguous: None }
+    }
+
+    /// The folder that SPIFFE Filesystem Delivery tells this process: `SPIFFE_CREDENTIAL_FOLDER`, else the first `file:` URI in `SPIFFE_ENDPOINT`, else
+    /// `/run/secrets/workload-spiffe-credentials`, else the same below `/var/run`. It reads these two variables of the environment.
+    pub fn discover() -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the specification names these variables; `discover_with` takes them as an argument"
+        )]
+        Self::discover_with(|name| std::env::var(name).ok())
+    }
+
+    /// [`Source::discover`] with another environment.
+    pub fn discover_with(variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self::folder(delivery::folder(variable))
+    }
+
     fn new(credential: CredentialFiles<PathBuf>) -> Self {
-        Self { credential, trust: BTreeMap::new(), ambiguous: None }
+        Self { files: Files::Named(Named { credential, trust: BTreeMap::new() }), ambiguous: None }
     }
 
     /// Believe members of `domain` whose chain ends in a certificate of this file, and nobody else of that domain.
     ///
-    /// Each domain has one file. Naming a domain twice is an error at the start.
+    /// Each domain has one file. Naming a domain twice, or beside a [`Source::folder`], which names its own, is an error at the start.
     #[must_use]
     pub fn trust(mut self, domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
-        if self.trust.insert(domain.clone(), path.into()).is_some() {
+        let named_before = match &mut self.files {
+            Files::Named(named) => named.trust.insert(domain.clone(), path.into()).is_some(),
+            Files::Folder(_) => true,
+        };
+        if named_before {
             self.ambiguous = Some(domain);
         }
         self
@@ -100,9 +142,22 @@ impl Source {
         self.builder().start().await
     }
 
-    /// Every path.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        let credential = self.credential.paths();
-        [credential.key(), credential.chain()].into_iter().chain(self.trust.values().map(PathBuf::as_path))
+    pub(crate) fn names_no_trust(&self) -> bool {
+        match &self.files {
+            Files::Named(named) => named.trust.is_empty(),
+            Files::Folder(_) => false,
+        }
+    }
+
+    /// A path in every folder to watch.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        match &self.files {
+            Files::Named(Named { credential, trust }) => {
+                let credential = credential.paths();
+                let both = [credential.key(), credential.chain()].map(Path::to_path_buf);
+                both.into_iter().chain(trust.values().cloned()).collect()
+            }
+            Files::Folder(folder) => vec![folder.join(delivery::CREDENTIALS.first().unwrap_or(&""))],
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::connections::{Ending, Newcomer, Phase, Registered};
 use crate::handshake::HandshakeError;
 use crate::peer::PeerIdentity;
-use crate::tls::Parts;
+use crate::tls::{self, Parts};
 use crate::verify::Side;
 use std::io;
 use std::pin::Pin;
@@ -26,6 +26,8 @@ pub struct Stream<IO> {
     generation: u64,
     registered: Registered,
     wakers: Wakers,
+    #[cfg(feature = "hyper")]
+    identity: crate::identity::PodIdentity,
 }
 
 impl<IO> Stream<IO> {
@@ -54,7 +56,15 @@ impl<IO> Stream<IO> {
             connections.recheck_soon();
         }
         let wakers = Wakers::new(registered.phase().clone());
-        Ok(Self { inner, peer, generation, registered, wakers })
+        Ok(Self {
+            inner,
+            peer,
+            generation,
+            registered,
+            wakers,
+            #[cfg(feature = "hyper")]
+            identity: parts.identity.clone(),
+        })
     }
 
     /// Who is on the other end.
@@ -84,6 +94,22 @@ impl<IO> Stream<IO> {
         }
     }
 
+    /// Whether the key exchange withstands a quantum computer (ML-KEM, FIPS 203, alone or in a hybrid).
+    pub fn is_post_quantum(&self) -> bool {
+        self.tls().negotiated_key_exchange_group().is_some_and(|group| tls::is_post_quantum(group.name()))
+    }
+
+    /// The same wait, for tasks that may outlive the stream.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn departure(&self) -> Departure {
+        Departure(self.registered.phase().clone())
+    }
+
+    #[cfg(feature = "hyper")]
+    pub(crate) fn identity(&self) -> &crate::identity::PodIdentity {
+        &self.identity
+    }
+
     /// The transport below.
     pub fn transport(&self) -> &IO {
         self.inner.get_ref().0
@@ -92,6 +118,24 @@ impl<IO> Stream<IO> {
     /// The rustls connection: protocol, algorithms, ALPN.
     pub fn tls(&self) -> &rustls::CommonState {
         self.inner.get_ref().1
+    }
+}
+
+/// A stream's end, seen from outside of it.
+#[cfg(feature = "hyper")]
+#[derive(Debug)]
+pub(crate) struct Departure(watch::Receiver<Phase>);
+
+#[cfg(feature = "hyper")]
+impl Departure {
+    /// Why the stream is about to end; nothing if it is gone already.
+    pub(crate) async fn wait(mut self) -> Option<Ending> {
+        loop {
+            if let Phase::Ending(why) | Phase::Ended(why) = self.0.borrow_and_update().clone() {
+                return Some(why);
+            }
+            self.0.changed().await.ok()?;
+        }
     }
 }
 

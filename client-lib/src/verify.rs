@@ -4,14 +4,15 @@
 //! at); the authorizer. Nothing here reads a clock or a file.
 
 use crate::authorize::Authorizer;
+use crate::handshake::HandshakeError;
 use crate::peer::PeerIdentity;
 use crate::snapshot::Snapshot;
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::svid::{self, NotAnSvid};
 use crate::trust::Anchors;
 use crate::x509::{self, Facts};
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
@@ -89,6 +90,9 @@ pub enum Reason {
     /// Anything else webpki refuses; its word for it.
     #[error("its chain is refused: {0}")]
     Chain(String),
+    /// The chain is good, but the certificate is not for the name that was dialled.
+    #[error("its certificate is not for the name {0}")]
+    WrongName(String),
     /// The chain is good, but this identity is not the one expected here.
     #[error("it is not allowed here; allowed is {0}")]
     NotAllowed(String),
@@ -115,6 +119,7 @@ impl Reason {
             Self::NameConstraint => "name_constraint",
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
             Self::Chain(_) => "chain",
+            Self::WrongName(_) => "wrong_name",
             Self::NotAllowed(_) => "not_allowed",
         }
     }
@@ -131,6 +136,25 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The refusal behind an error of something that was given one of our rustls configs, wherever in the chain of causes it is.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(handshake) = error.downcast_ref::<HandshakeError>() {
+                return if let HandshakeError::Refused(refusal) = handshake { Some(refusal) } else { None };
+            }
+            if let Some(refusal) = error.downcast_ref::<rustls::Error>().and_then(crate::tls::refusal_in) {
+                return Some(refusal);
+            }
+            // An I/O error keeps what it wraps apart from its source.
+            next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
+        }
+        None
+    }
+
     /// Why.
     pub fn reason(&self) -> &Reason {
         &self.reason
@@ -204,6 +228,35 @@ pub(crate) fn peer(
         if authorizer.allows(&identity) { Ok(identity) } else { Err(Reason::NotAllowed(authorizer.to_string())) }
     })();
     outcome.map_err(|reason| Box::new(Refusal { reason, ..refusal }))
+}
+
+/// Verifies a server that is no SPIFFE workload: its chain to the anchors of this one bundle, and the name that was dialled (RFC 9525).
+pub(crate) fn by_name(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    name: &ServerName<'_>,
+    snapshot: &Snapshot,
+    domain: &TrustDomain,
+    moment: Moment,
+    provider: &CryptoProvider,
+) -> Result<(), Box<Refusal>> {
+    let anchors = snapshot.anchors(domain);
+    let key_id = Facts::read(leaf).ok().and_then(|facts| facts.authority_key_id.map(x509::hex));
+    let outcome = (|| {
+        Facts::read(leaf).map_err(|bad| Reason::Malformed(bad.0))?;
+        chain(leaf, intermediates, anchors.ok_or(Reason::UnknownTrustDomain)?, Side::Server, moment, provider)?;
+        let end = EndEntityCert::try_from(leaf).map_err(|error| reason_for(&error, moment))?;
+        end.verify_is_valid_for_subject_name(name).map_err(|_which| Reason::WrongName(name.to_str().into_owned()))
+    })();
+    outcome.map_err(|reason| {
+        Box::new(Refusal {
+            reason,
+            peer: None,
+            authority_key_id: key_id,
+            anchors: anchors.map(|anchors| anchors.key_ids()).unwrap_or_default(),
+            generation: snapshot.generation(),
+        })
+    })
 }
 
 /// Verifies the chain of a connection that is open already, as [`peer`] would now.

@@ -82,6 +82,7 @@ fn folders(shared: &Shared) -> BTreeSet<PathBuf> {
         .loader
         .source
         .paths()
+        .iter()
         .map(|path| shared.loader.files.locate(path))
         .filter(|place| place.kind != PlaceKind::SubPath)
         .map(|place| place.folder)

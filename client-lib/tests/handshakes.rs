@@ -82,20 +82,28 @@ async fn a_client_refuses_a_server_it_does_not_expect() {
     assert_eq!(near.unwrap_err().reason(), "peer_refused");
 }
 
-#[tokio::test]
-async fn a_client_without_a_certificate_is_refused() {
-    let authority = Authority::new(DOMAIN);
-    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
-    let acceptor = pod.start().await.server(anyone()).acceptor().unwrap();
+/// What a server says to a client that shows no certificate.
+async fn anonymous(
+    acceptor: &podmint::Acceptor,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<(), HandshakeError> {
     let config = rustls::ClientConfig::builder_with_provider(aws())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(kit::Reckless))
         .with_no_client_auth();
     let (near, far) = tokio::io::duplex(1 << 16);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let (verdict, _) = tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far));
+    tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far)).0.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
+    let acceptor = pod.start().await.server(anyone()).acceptor().unwrap();
+    let verdict = anonymous(&acceptor, &rustls::version::TLS13).await;
     assert!(matches!(verdict, Err(HandshakeError::NoPeerCertificate)), "{verdict:?}");
 }
 
@@ -104,46 +112,78 @@ async fn tls_1_2_is_not_spoken() {
     let authority = Authority::new(DOMAIN);
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let acceptor = pod.start().await.server(anyone()).acceptor().unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(aws())
-        .with_protocol_versions(&[&rustls::version::TLS12])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(kit::Reckless))
-        .with_no_client_auth();
-    let (near, far) = tokio::io::duplex(1 << 16);
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let (verdict, _) = tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far));
+    let verdict = anonymous(&acceptor, &rustls::version::TLS12).await;
     assert!(matches!(verdict, Err(HandshakeError::Tls(_))), "{verdict:?}");
 }
 
-/// A client that keeps every ticket it can get comes back after it was shut out.
+/// What shuts a client out after it has been in.
+#[derive(Debug, Clone, Copy)]
+enum ShutOut {
+    Deny,
+    RootWithdrawn,
+    Expiry,
+}
+
+/// A client that keeps every ticket it can get comes back after it was shut out: over TLS 1.3 and 1.2, over a config and over an acceptor.
 #[tokio::test]
-async fn no_session_is_resumed_past_a_deny() {
-    let authority = Authority::new(DOMAIN);
-    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
-    let identity = pod.start().await;
-    let mut greedy = reckless_client(&authority.issue("/ns/shop/sa/cart"));
+async fn no_session_is_resumed_past_a_deny_a_lost_root_or_an_expiry() {
+    for how in [ShutOut::Deny, ShutOut::RootWithdrawn, ShutOut::Expiry] {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            for with_acceptor in [false, true] {
+                resume(how, version, with_acceptor).await;
+            }
+        }
+    }
+}
+
+async fn resume(how: ShutOut, version: &'static rustls::SupportedProtocolVersion, with_acceptor: bool) {
+    let case = format!("{how:?} {:?} acceptor: {with_acceptor}", version.version);
+    let (ours, theirs) = (Authority::new(DOMAIN), Authority::new(DOMAIN));
+    let own = ours.issue_valid("/ns/shop/sa/till", -60, 10 * 86_400);
+    let pod = Pod::with(&own, &format!("{}{}", ours.trust(), theirs.trust()));
+    let clock = Arc::new(Shifted::default());
+    let identity = pod.builder().provider(aws()).clock(Arc::clone(&clock) as _).start().await.unwrap();
+    let client = reckless_client(&theirs.issue("/ns/shop/sa/cart"));
+    let mut greedy = rustls::ClientConfig::builder_with_provider(aws())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(kit::Reckless))
+        .with_client_cert_resolver(Arc::clone(&client.client_auth_cert_resolver));
     greedy.resumption = Resumption::in_memory_sessions(16);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(greedy));
     let (rule, handle) = Authorizer::swappable(anyone());
-    let builder = identity.server(rule);
-    let servers = [tokio_rustls::TlsAcceptor::from(Arc::new(builder.config().unwrap()))];
-    for server in &servers {
-        for attempt in 0..2 {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            let (near, far) = tokio::join!(server.accept(near), connector.connect(kit::name(), far));
-            let (mut near, mut far) = (near.unwrap(), far.unwrap());
-            // Tickets, if there were any, would come with the first bytes.
-            near.write_all(b"x").await.unwrap();
-            far.read_exact(&mut [0]).await.unwrap();
-            let kind = near.get_ref().1.handshake_kind();
-            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "attempt {attempt}");
-        }
-        handle.replace(Authorizer::one_of([]));
+    let builder = identity.server(rule).allow_tls12();
+    let config = tokio_rustls::TlsAcceptor::from(Arc::new(builder.config().unwrap()));
+    let acceptor = builder.acceptor().unwrap();
+    let attempt = async || {
         let (near, far) = tokio::io::duplex(1 << 16);
-        let (near, _far) = tokio::join!(server.accept(near), connector.connect(kit::name(), far));
-        assert!(near.is_err(), "a denied client came in again");
+        if with_acceptor {
+            let (near, far) = tokio::join!(acceptor.accept(near), connector.connect(kit::name(), far));
+            let (mut near, mut far) = (near.map_err(drop)?, far.map_err(drop)?);
+            near.write_all(b"x").await.map_err(drop)?; // tickets, if there were any, would come with the first bytes
+            far.read_exact(&mut [0]).await.map_err(drop)?;
+            Ok::<_, ()>(near.tls().handshake_kind())
+        } else {
+            let (near, far) = tokio::join!(config.accept(near), connector.connect(kit::name(), far));
+            let (mut near, mut far) = (near.map_err(drop)?, far.map_err(drop)?);
+            near.write_all(b"x").await.map_err(drop)?;
+            far.read_exact(&mut [0]).await.map_err(drop)?;
+            Ok(near.get_ref().1.handshake_kind())
+        }
+    };
+    for _ in 0..2 {
+        assert_eq!(attempt().await, Ok(Some(rustls::HandshakeKind::Full)), "{case}");
     }
+    match how {
+        ShutOut::Deny => handle.replace(Authorizer::one_of([])),
+        ShutOut::RootWithdrawn => {
+            pod.write(&own, &ours.trust());
+            identity.reload().await;
+        }
+        ShutOut::Expiry => clock.by(2 * 86_400),
+    }
+    assert_eq!(attempt().await, Err(()), "{case}: a client that was shut out came in again");
 }
 
 #[tokio::test]
