@@ -181,6 +181,22 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// With what there is to say of the leaf. It is put together only once a peer is refused: handshakes that succeed need none of it.
+    fn of_leaf(reason: Reason, leaf: &CertificateDer<'_>, snapshot: &Snapshot) -> Self {
+        let facts = Facts::read(leaf).ok();
+        let peer = facts.as_ref().and_then(|facts| svid::name(facts).ok());
+        let anchors = peer.as_ref().and_then(|peer| snapshot.anchors(peer.trust_domain()));
+        Self {
+            reason,
+            authority_key_id: facts.and_then(|facts| facts.authority_key_id.map(x509::hex)),
+            anchors: anchors.map(|anchors| anchors.key_ids()).unwrap_or_default(),
+            peer,
+            generation: snapshot.generation(),
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.peer {
@@ -209,25 +225,15 @@ pub(crate) fn peer(
     moment: Moment,
     provider: &CryptoProvider,
 ) -> Result<PeerIdentity, Box<Refusal>> {
-    let mut refusal = Refusal {
-        reason: Reason::UnknownTrustDomain,
-        peer: None,
-        authority_key_id: None,
-        anchors: Vec::new(),
-        generation: snapshot.generation(),
-    };
     let outcome = (|| {
         let facts = Facts::read(leaf).map_err(|bad| Reason::Malformed(bad.0))?;
-        refusal.authority_key_id = facts.authority_key_id.map(x509::hex);
-        refusal.peer = svid::name(&facts).ok();
         let id = svid::identity(&facts).map_err(Reason::NotAnSvid)?;
         let anchors = snapshot.anchors(id.trust_domain()).ok_or(Reason::UnknownTrustDomain)?;
-        refusal.anchors = anchors.key_ids();
         chain(leaf, intermediates, anchors, side, moment, provider)?;
         let identity = PeerIdentity::new(id, &facts);
         if authorizer.allows(&identity) { Ok(identity) } else { Err(Reason::NotAllowed(authorizer.to_string())) }
     })();
-    outcome.map_err(|reason| Box::new(Refusal { reason, ..refusal }))
+    outcome.map_err(|reason| Box::new(Refusal::of_leaf(reason, leaf, snapshot)))
 }
 
 /// Verifies a server that is no SPIFFE workload: its chain to the anchors of this one bundle, and the name that was dialled (RFC 9525).
@@ -241,7 +247,6 @@ pub(crate) fn by_name(
     provider: &CryptoProvider,
 ) -> Result<(), Box<Refusal>> {
     let anchors = snapshot.anchors(domain);
-    let key_id = Facts::read(leaf).ok().and_then(|facts| facts.authority_key_id.map(x509::hex));
     let outcome = (|| {
         Facts::read(leaf).map_err(|bad| Reason::Malformed(bad.0))?;
         chain(leaf, intermediates, anchors.ok_or(Reason::UnknownTrustDomain)?, Side::Server, moment, provider)?;
@@ -249,13 +254,8 @@ pub(crate) fn by_name(
         end.verify_is_valid_for_subject_name(name).map_err(|_which| Reason::WrongName(name.to_str().into_owned()))
     })();
     outcome.map_err(|reason| {
-        Box::new(Refusal {
-            reason,
-            peer: None,
-            authority_key_id: key_id,
-            anchors: anchors.map(|anchors| anchors.key_ids()).unwrap_or_default(),
-            generation: snapshot.generation(),
-        })
+        let anchors = anchors.map(|anchors| anchors.key_ids()).unwrap_or_default();
+        Box::new(Refusal { anchors, peer: None, ..Refusal::of_leaf(reason, leaf, snapshot) })
     })
 }
 
