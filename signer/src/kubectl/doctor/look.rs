@@ -84,11 +84,7 @@ pub(super) async fn look(
         now: server_now,
         ahead_here: seconds(server_now, here),
         served,
-        guard: guard.map_err(|error| Unseen {
-            what: "the admission guard".to_owned(),
-            for_want_of_rights: error.is_forbidden(),
-            why: Chain(&error).to_string(),
-        }),
+        guard: guard.map_err(|error| Unseen::by("the admission guard", &error, error.is_forbidden())),
         guard_proof,
         restriction_proof,
         signer_seen,
@@ -108,11 +104,7 @@ pub(super) fn calls(client: kube::Client) -> Calls {
 
 /// What was asked for, or that it was not seen.
 pub(super) fn seen<T>(what: &str, answer: Result<T, CallError>) -> Seen<T> {
-    answer.map_err(|error| Unseen {
-        what: what.to_owned(),
-        for_want_of_rights: error.is_forbidden(),
-        why: Chain(&error).to_string(),
-    })
+    answer.map_err(|error| Unseen::by(what, &error, error.is_forbidden()))
 }
 
 /// A time as Kubernetes writes it.

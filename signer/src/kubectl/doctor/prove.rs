@@ -55,10 +55,9 @@ enum Forgery {
 }
 
 fn judge(what: &str, answer: Result<Value, Forgery>, refusal: &str) -> Seen<Verdict> {
-    let unseen = |why, for_want_of_rights| Err(Unseen { what: what.to_owned(), why, for_want_of_rights });
     match answer {
         Ok(_) => Ok(Verdict::Taken),
-        Err(Forgery::Key(error)) => unseen(Chain(&error).to_string(), false),
+        Err(Forgery::Key(error)) => Err(Unseen::by(what, &error, false)),
         Err(Forgery::Call(error)) => {
             let why = Chain(&error).to_string();
             if error.is_forbidden() && why.contains(refusal) {
@@ -67,7 +66,7 @@ fn judge(what: &str, answer: Result<Value, Forgery>, refusal: &str) -> Seen<Verd
             // What RBAC refuses was not judged by admission.
             let for_want_of_rights =
                 error.is_forbidden() && (why.contains("cannot create") || why.contains("cannot impersonate"));
-            unseen(why, for_want_of_rights)
+            Err(Unseen::by(what, &error, for_want_of_rights))
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What the doctor says: findings, what was not seen, and how the command ends.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 use serde_json::{Value, json};
+
+use crate::chain::Chain;
 
 /// What came out.
 #[derive(Debug)]
@@ -66,6 +68,12 @@ pub struct Unseen {
     pub why: String,
     /// Whether it is for want of rights.
     pub for_want_of_rights: bool,
+}
+
+impl Unseen {
+    pub(super) fn by(what: &str, error: &(dyn Error + 'static), for_want_of_rights: bool) -> Self {
+        Self { what: what.to_owned(), why: Chain(error).to_string(), for_want_of_rights }
+    }
 }
 
 /// The exit status when nothing that was seen is broken but something was not seen.
