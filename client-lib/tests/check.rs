@@ -158,6 +158,16 @@ fn no_key_byte_is_printed() {
     }
 }
 
+#[test]
+fn podmint_dev_names_the_folder_that_it_cannot_make() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("shop"), "a file in the way").unwrap();
+    let dev = Command::new(env!("CARGO_BIN_EXE_podmint-dev")).arg(folder.path()).arg("shop/cart").output().unwrap();
+    let said = String::from_utf8(dev.stderr).unwrap();
+    let named = folder.path().join("shop/cart").display().to_string();
+    assert!(dev.status.code() == Some(1) && said.contains(&named), "{said}");
+}
+
 /// `podmint-dev` writes what `podmint-check` finds in order, and renews it.
 #[test]
 fn podmint_dev_gives_credentials_that_renew() {

@@ -56,7 +56,7 @@ pub struct RunArguments {
     /// Where the audit log goes: a file, which is appended to, or - for standard output.
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub audit_log: PathBuf,
-    /// Whether to sign only while the admission guard (deploy/kustomize/admission-guard.yaml) is in force.
+    /// Whether to sign only while the admission guard (`kubectl podmint guard` prints it) is in force.
     #[arg(long, value_enum, default_value_t = GuardArgument::Required)]
     pub admission_guard: GuardArgument,
     /// Name of this replica in the Lease and in Events; default is the host's name, in a cluster the pod's.

@@ -65,6 +65,8 @@ fn what_is_wrong_with_a_cluster_is_found_and_mended_by_what_is_printed() {
 
         install::remove_guard(&bed).await;
         doctor.mends(&bed, "guard-missing").await;
+        let (status, said) = doctor.shell("kubectl podmint guard --namespace Mint").await;
+        assert!(status == 2 && said.contains("--namespace is no namespace"), "a guard that nobody can satisfy: {said}");
         let admin = &stage.admin;
         let binding = format!("{ADMISSION}/validatingadmissionpolicybindings/podmint-requests");
         call::patch(admin, &binding, &json!({"spec": {"validationActions": ["Audit"]}})).await.unwrap();

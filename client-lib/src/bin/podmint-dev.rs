@@ -70,8 +70,10 @@ fn run(arguments: &Arguments) -> std::io::Result<()> {
     for service in &arguments.services {
         let folder = arguments.folder.join(service);
         // Keys of this authority are worth nothing elsewhere; still nobody else needs to read them.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        remove_unfinished(&folder)?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.and_then(|()| remove_unfinished(&folder)).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("could not prepare the folder {}: {error}", folder.display()))
+        })?;
         volumes.push((service, Volume::new(folder)));
     }
     let mut out = std::io::stdout();

@@ -14,7 +14,7 @@ use podmint_signer::{
         args::{Arguments, ClusterArguments, Command, DoctorArguments, InstallationArguments, Output},
         doctor::{COULD_NOT_LOOK, examine},
     },
-    names::DnsName,
+    names::{DnsName, Namespace},
 };
 use time::OffsetDateTime;
 
@@ -53,7 +53,8 @@ fn doctor(arguments: &DoctorArguments) -> Result<u8> {
 fn installation(arguments: &InstallationArguments) -> Result<Installation> {
     let InstallationArguments { signer_domain, namespace } = arguments;
     let domain = DnsName::parse(signer_domain).context("--signer-domain is no domain")?;
-    Ok(Installation { domain, namespace: namespace.clone() })
+    let namespace = Namespace::parse(namespace).context("--namespace is no namespace")?;
+    Ok(Installation { domain, namespace })
 }
 
 async fn config(arguments: &ClusterArguments) -> Result<kube::Config> {

@@ -138,12 +138,13 @@ fn tell(sender: &watch::Sender<GuardState>, metrics: &Metrics, state: GuardState
     match state {
         GuardState::InForce | GuardState::Off => tracing::info!(state = state.label(), "the admission guard"),
         GuardState::OtherText => tracing::error!(
-            "the admission guard is not the one this version was built with: apply its deploy/kustomize/admission-guard.yaml (signing goes on)"
+            "the admission guard is not the one this version was built with: run its `kubectl podmint guard | kubectl apply -f -` \
+             (signing goes on)"
         ),
         GuardState::Missing | GuardState::Unbound => tracing::error!(
             state = state.label(),
-            "the admission guard is not in force and requests are held: apply deploy/kustomize/admission-guard.yaml, or start with \
-             --admission-guard=off"
+            "the admission guard is not in force and requests are held: run `kubectl podmint guard | kubectl apply -f -` \
+             for this installation, or start with --admission-guard=off"
         ),
         GuardState::Unknown => {}
     }

@@ -7,7 +7,10 @@
 pub mod args;
 pub mod doctor;
 
-use crate::{cluster::guard, names::DnsName};
+use crate::{
+    cluster::guard,
+    names::{DnsName, Namespace},
+};
 
 /// One installation of Podmint: what its parts are named after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub struct Installation {
     /// All its signer names are below this one.
     pub domain: DnsName,
     /// The namespace that its signer runs in.
-    pub namespace: String,
+    pub namespace: Namespace,
 }
 
 impl Installation {

@@ -367,8 +367,8 @@ impl fmt::Display for Hold {
                 out.write_str("the root is not in the ClusterTrustBundle (yet): see the signer's log and its health page")
             }
             Self::GuardMissing => out.write_str(
-                "the admission policy that lets only kubelets ask for certificates is missing or unbound: apply \
-                 deploy/kustomize/admission-guard.yaml, or start the signer with --admission-guard=off",
+                "the admission policy that lets only kubelets ask for certificates is missing or unbound: run \
+                 `kubectl podmint guard | kubectl apply -f -` for this installation, or start the signer with --admission-guard=off",
             ),
             Self::AuditUnwritable => out.write_str("the signer's audit log cannot be written: see its log"),
             Self::KeyOnAnotherPod => {
@@ -409,7 +409,7 @@ mod tests {
             hold.to_string(),
             "Podmint does not know the annotation \"podmint.dev/dsn\"; did you mean \"podmint.dev/dns\"?"
         );
-        assert!(Hold::GuardMissing.to_string().contains("deploy/kustomize/admission-guard.yaml"));
+        assert!(Hold::GuardMissing.to_string().contains("kubectl podmint guard | kubectl apply -f -"));
         assert!(Hold::KeyNotVisible.to_string().contains("--runtime-config=certificates.k8s.io/v1beta1=true"));
     }
 

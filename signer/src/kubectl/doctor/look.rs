@@ -22,6 +22,7 @@ use crate::{
     },
     config::{Config, Domains},
     kubectl::Installation,
+    names::Namespace,
 };
 
 /// Why there is nothing to report.
@@ -79,7 +80,7 @@ pub(super) async fn look(
     );
     Ok(Facts {
         domain: installation.domain.as_str().to_owned(),
-        namespace: installation.namespace.clone(),
+        namespace: installation.namespace.to_string(),
         server: seen("the API server's version", server).map(|version| Release::parse(&version.git_version)),
         now: server_now,
         ahead_here: seconds(server_now, here),
@@ -134,7 +135,7 @@ async fn served(calls: &Calls) -> Seen<Served> {
     Ok(Served { requests: Versions { v1: v1.0, v1beta1: beta.0 }, bundles: Versions { v1: v1.1, v1beta1: beta.1 } })
 }
 
-async fn signer_seen(calls: &Calls, namespace: &str) -> Seen<Option<OffsetDateTime>> {
+async fn signer_seen(calls: &Calls, namespace: &Namespace) -> Seen<Option<OffsetDateTime>> {
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/podmint-signer");
     match calls.get::<Value>(&path).await {
         Err(error) if error.is_absent() => Ok(None),
