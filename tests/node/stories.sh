@@ -150,6 +150,21 @@ asked() { [ -n "$(requests_of "$1" "$2" '{.metadata.name}')" ]; }
 is_answered() { [ -n "$(requests_of "$1" "$2" '{.status.conditions[*].type}' | tr -d '\n')" ]; }
 not_answered() { ! is_answered "$@"; }
 
+# --- What the signer's replicas use, as the kernel counts it.
+
+# each_signer COMMANDS   runs them on the node for each replica, with its process in $p
+each_signer() { inside sh -c "for p in \$(pgrep -x podmint-signer); do $1; done"; }
+# Microseconds of CPU of all replicas so far; by cgroup, of version 1 or 2.
+signer_cpu_us() {
+  each_signer '
+    at=$(sed -n "s#^[0-9]*:[a-z,]*cpuacct[a-z,]*:#/sys/fs/cgroup/cpuacct#p" /proc/$p/cgroup)
+    if [ -n "$at" ]; then echo "$(($(cat "$at/cpuacct.usage") / 1000))"
+    else sed -n "s/^usage_usec //p" "/sys/fs/cgroup$(sed -n s/^0:://p /proc/$p/cgroup)/cpu.stat"; fi' | awk '{ sum += $1 } END { print sum }'
+}
+# KiB of the larger replica: VmRSS now, VmHWM at most since the last signer_peak_anew.
+signer_kib() { each_signer "sed -n 's/^$1:[^0-9]*\([0-9]*\).*/\1/p' /proc/\$p/status" | sort -n | tail -1; }
+signer_peak_anew() { each_signer 'echo 5 >/proc/$p/clear_refs'; }
+
 # --- Doing things to the machine and to the signer.
 
 restart() { # SERVICE

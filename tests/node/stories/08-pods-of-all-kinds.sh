@@ -1,6 +1,9 @@
 # six key types; init containers; several users; a recreated StatefulSet pod and ServiceAccount; Jobs and CronJobs
 
 namespace story-kinds
+# A CronJob makes a Job each minute while the rest goes on.
+job=$(pod job extra='  restartPolicy: Never' | sed 's/args: \[pause\]/args: [test-webserver, --help]/' | kube create --dry-run=client -f - -o json | jq -c '{spec: {backoffLimit: 0, template: {metadata: {labels: .metadata.labels}, spec}}}')
+jq -c '{apiVersion: "batch/v1", kind: "CronJob", metadata: {name: "timed"}, spec: {schedule: "* * * * *", jobTemplate: .}}' <<<"$job" | apply story-kinds
 for key in RSA3072 RSA4096 ECDSAP256 ECDSAP384 ECDSAP521 ED25519; do pod "$(tr '[:upper:]' '[:lower:]' <<<"$key")" key=$key | apply story-kinds; done
 for key in RSA3072 RSA4096 ECDSAP256 ECDSAP384 ECDSAP521 ED25519; do
   name=$(tr '[:upper:]' '[:lower:]' <<<"$key")
@@ -55,11 +58,13 @@ pod account2 account=again | apply story-kinds
 running story-kinds account2
 has_identity story-kinds account2 again
 
-# A Job's pod ends; nothing is asked for it again. A CronJob makes Jobs.
-job=$(pod job extra='  restartPolicy: Never' | sed 's/args: \[pause\]/args: [test-webserver, --help]/' | kube create --dry-run=client -f - -o json | jq -c '{spec: {backoffLimit: 0, template: {metadata: {labels: .metadata.labels}, spec}}}')
+# A Job's pod ends; nothing is asked for it again.
 jq -c '. + {apiVersion: "batch/v1", kind: "Job", metadata: {name: "once"}}' <<<"$job" | apply story-kinds
 kube -n story-kinds wait --for=condition=complete job/once --timeout 60s >/dev/null || fail "the Job did not complete"
-jq -c '{apiVersion: "batch/v1", kind: "CronJob", metadata: {name: "timed"}, spec: {schedule: "0 0 1 1 *", jobTemplate: .}}' <<<"$job" | apply story-kinds
-kube -n story-kinds create job by-hand --from=cronjob/timed >/dev/null
-kube -n story-kinds wait --for=condition=complete job/by-hand --timeout 60s >/dev/null || fail "the CronJob's Job did not complete"
+[ "$(requests_of story-kinds "$(kube -n story-kinds get pods -l job-name=once -o 'jsonpath={.items[0].metadata.name}')" '{.metadata.name}' | wc -l)" = 1 ] ||
+  fail "not one request for a Job's pod"
+
+# The CronJob's minute has come meanwhile.
+completed() { kube -n story-kinds get jobs -o json | jq -e '[.items[] | select(.metadata.ownerReferences[0].name == "timed" and .status.succeeded == 1)] | length > 0' >/dev/null; }
+until_true 90 "the CronJob's pod did not complete" completed
 gone story-kinds
