@@ -8,17 +8,21 @@ helper_images() {
   for name in pause coredns agnhost; do
     local binary=$bin/$name
     [ $name != pause ] || binary=$cache/pause
-    [ "$cache/$name.tar" -nt "$binary" ] || archive "$name" "$binary" "$cache/$name.tar"
+    [ "$cache/$name.tar" -nt "$binary" ] && [ "$cache/$name.tar" -nt "$here/images.sh" ] || archive "$name" "$binary" "$cache/$name.tar"
     ln -sf "$cache/$name.tar" "$dir/images/$name.tar"
   done
 }
 
-# One static binary on an empty base, as podmint.dev/node/NAME:1.
+# One static binary on an empty base, as podmint.dev/node/NAME:1; and for agnhost the few commands that upstream's tests take from its shell.
 archive() {
-  local work=$dir/tmp/image-$1
-  mkdir -p "$work"
-  cp "$2" "$work/$1"
-  printf 'FROM scratch\nCOPY %s /%s\nUSER 65532:65532\nENTRYPOINT ["/%s"]\n' "$1" "$1" "$1" >"$work/Containerfile"
+  local work=$dir/tmp/image-$1 command
+  mkdir -p "$work/root/bin"
+  cp "$2" "$work/root/$1"
+  if [ "$1" = agnhost ]; then
+    cp "$(command -v busybox)" "$work/root/bin/busybox"
+    for command in sh cat sleep; do ln -s busybox "$work/root/bin/$command"; done
+  fi
+  printf 'FROM scratch\nCOPY root /\nUSER 65532:65532\nENTRYPOINT ["/%s"]\n' "$1" >"$work/Containerfile"
   "$root/deploy/build-image" "$work" "podmint.dev/node/$1:1" "$3" >/dev/null
   rm -rf "$work"
 }
