@@ -221,25 +221,28 @@ impl Shared {
                 not_after = next.credential().not_after().as_secs(),
                 "credentials reloaded"
             );
-            if shrinks(&before, &next) {
+            let shrinks = shrinks(&before, &next);
+            self.current.store(Arc::clone(&next));
+            // Only now: the task may be awake on another thread, and must look with what is current.
+            if shrinks {
                 self.connections.recheck_soon();
             }
-            self.current.store(Arc::clone(&next));
             self.changes.send_replace(next);
         }
         meter::health(&self.health_of(latest), &self.snapshot());
         again
     }
 
-    /// Looks at the open connections: what is due, and, if asked for, who still passes.
-    pub(crate) fn look_after_connections(&self) {
+    /// Ends the connections whose time is over.
+    pub(crate) fn end_what_is_over(&self) {
         self.connections.end_due();
-        let moment = self.moment();
-        self.connections.end_expired(moment.now);
-        if self.connections.take_request() {
-            let ended = self.connections.recheck(&self.snapshot(), moment, &self.loader.provider);
-            tracing::info!(ended, open = self.connections.len(), "looked at every open connection again");
-        }
+        self.connections.end_expired(self.moment().now);
+    }
+
+    /// Looks at every open connection: who still passes. Thousands of them take most of a second.
+    pub(crate) fn recheck(&self) {
+        let ended = self.connections.recheck(&self.snapshot(), self.moment(), &self.loader.provider);
+        tracing::info!(ended, open = self.connections.len(), "looked at every open connection again");
     }
 
     fn health(&self) -> Health {

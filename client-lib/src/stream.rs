@@ -4,7 +4,7 @@ use crate::connections::{Ending, Newcomer, Phase, Registered};
 use crate::handshake::HandshakeError;
 use crate::peer::PeerIdentity;
 use crate::tls::{self, Parts};
-use crate::verify::Side;
+use crate::verify::{self, Side};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -49,11 +49,16 @@ impl<IO> Stream<IO> {
             not_after: peer.not_after(),
             max_age,
         };
-        let connections = parts.identity.connections();
-        let registered = connections.register(newcomer, parts.identity.moment().now);
-        // Trust may have moved between the look at the peer and the registration.
-        if parts.identity.snapshot().generation() != generation {
-            connections.recheck_soon();
+        let moment = parts.identity.moment();
+        let registered = parts.identity.connections().register(newcomer, moment.now);
+        // A peer can hold its last message back for as long as a handshake may take, and trust or the authorizer may change meanwhile. From the registration on
+        // it is looked at with all others; what changed before it is looked at here.
+        let current = parts.identity.snapshot();
+        if current.generation() != generation || !parts.authorizer.allows(&peer) {
+            let (leaf, intermediates) = chain.split_first().ok_or(HandshakeError::NoPeerCertificate)?;
+            let provider = parts.identity.provider();
+            verify::peer(leaf, intermediates, side, &current, &parts.authorizer, moment, provider)
+                .map_err(HandshakeError::Refused)?;
         }
         let wakers = Wakers::new(registered.phase().clone());
         Ok(Self {

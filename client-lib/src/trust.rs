@@ -75,12 +75,9 @@ impl Anchors {
         &self.webpki
     }
 
-    /// The certificates behind what webpki calls an anchor: several may share name and key.
-    pub(crate) fn behind<'a>(&'a self, found: &TrustAnchor<'_>) -> impl Iterator<Item = &'a Anchor> {
-        let found = (found.subject.to_vec(), found.subject_public_key_info.to_vec());
-        self.webpki.iter().zip(&self.anchors).filter_map(move |(candidate, anchor)| {
-            (*candidate.subject == *found.0 && *candidate.subject_public_key_info == *found.1).then_some(anchor)
-        })
+    /// The certificates behind what webpki calls an anchor: several may share name, key and name constraints.
+    pub(crate) fn behind<'a>(&'a self, found: &'a TrustAnchor<'_>) -> impl Iterator<Item = &'a Anchor> {
+        self.webpki.iter().zip(&self.anchors).filter_map(move |(one, anchor)| (one == found).then_some(anchor))
     }
 }
 
@@ -166,4 +163,35 @@ fn anchor(der: CertificateDer<'static>) -> Result<Option<(Anchor, TrustAnchor<'s
         der: der.clone(),
     };
     Ok(Some((anchor, trusted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints,
+    };
+
+    /// One root in two certificates, one of which limits names: a path found through the other must not pass for it.
+    #[test]
+    fn an_anchor_with_other_name_constraints_is_another_anchor() {
+        let key = KeyPair::generate().unwrap();
+        let root = |limit: Option<&str>| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, "root");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params.name_constraints = limit.map(|name| NameConstraints {
+                permitted_subtrees: vec![GeneralSubtree::DnsName(name.into())],
+                excluded_subtrees: Vec::new(),
+            });
+            crate::testkit::pem("CERTIFICATE", params.self_signed(&key).unwrap().der())
+        };
+        let file = format!("{}{}", root(None), root(Some("svc")));
+        let anchors = parse(file.as_bytes(), Path::new("trust.pem"), &"prod".parse().unwrap()).unwrap();
+        assert_eq!(anchors.len(), 2);
+        for found in anchors.webpki() {
+            assert_eq!(anchors.behind(found).count(), 1);
+        }
+    }
 }

@@ -21,6 +21,9 @@ use webpki::{EndEntityCert, VerifiedPath};
 /// More than a leaf's issuers can be; webpki itself stops at six in a path.
 const MOST_INTERMEDIATES: usize = 10;
 
+/// As many anchors are named in a message: a stranger must not make us write kilobytes for each of his attempts.
+const MOST_NAMED: usize = 8;
+
 /// Which side the certificate speaks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -189,7 +192,7 @@ impl Refusal {
         let anchors = peer.as_ref().and_then(|peer| snapshot.anchors(peer.trust_domain()));
         Self {
             reason,
-            authority_key_id: facts.and_then(|facts| facts.authority_key_id.map(x509::hex)),
+            authority_key_id: facts.and_then(|facts| facts.authority_key_id.map(shown)),
             anchors: anchors.map(|anchors| anchors.key_ids()).unwrap_or_default(),
             peer,
             generation: snapshot.generation(),
@@ -204,8 +207,11 @@ impl fmt::Display for Refusal {
             None => write!(f, "the peer was refused: {}", self.reason)?,
         }
         let issuer = self.authority_key_id.as_deref().unwrap_or("none");
-        let anchors = if self.anchors.is_empty() { "none".into() } else { self.anchors.join(", ") };
-        write!(f, " (issuer key {issuer}; our anchors in generation {}: {anchors})", self.generation)
+        write!(f, " (issuer key {issuer}; our anchors in generation {}: ", self.generation)?;
+        let (named, more) = self.anchors.split_at_checked(MOST_NAMED).unwrap_or((&self.anchors, &[]));
+        f.write_str(if named.is_empty() { "none" } else { "" })?;
+        f.write_str(&named.join(", "))?;
+        if more.is_empty() { f.write_str(")") } else { write!(f, " and {} more)", more.len()) }
     }
 }
 
@@ -213,6 +219,11 @@ impl std::error::Error for Refusal {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         None // the reason is part of the message
     }
+}
+
+/// A key identifier from a stranger, for a message: no longer than the longest digest that names a key.
+fn shown(key_id: &[u8]) -> String {
+    x509::hex(key_id.get(..64).unwrap_or(key_id))
 }
 
 /// Verifies a peer and asks the authorizer.

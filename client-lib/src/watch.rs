@@ -38,9 +38,9 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             retry = RETRIES.into_iter();
             None
         };
-        shared.look_after_connections();
+        look_after_connections(&shared).await;
         while let Wake::Connections = wake(&mut watch, &mut poll, retry_at, &shared).await {
-            shared.look_after_connections();
+            look_after_connections(&shared).await;
         }
     }
 }
@@ -68,6 +68,16 @@ pub(crate) async fn reload(shared: &Arc<Shared>) -> bool {
     let shared = Arc::clone(shared);
     // An error means that the runtime is shutting down.
     tokio::task::spawn_blocking(move || shared.reload()).await.unwrap_or(false)
+}
+
+/// Ends what is over, and, if asked for, looks at who still passes: on a thread that may block, because it costs 55 µs for each peer.
+async fn look_after_connections(shared: &Arc<Shared>) {
+    shared.end_what_is_over();
+    if shared.connections.take_request() {
+        let shared = Arc::clone(shared);
+        // An error means that the runtime is shutting down.
+        tokio::task::spawn_blocking(move || shared.recheck()).await.unwrap_or_default();
+    }
 }
 
 async fn until(moment: Option<Instant>) {

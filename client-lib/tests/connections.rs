@@ -1,14 +1,21 @@
 //! Open connections: what ends them, and what does not.
 
-#![expect(clippy::as_conversions, clippy::unwrap_used, reason = "helpers of tests: a failure is the test's failure")]
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a failure is the test's failure"
+)]
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, shake, until};
+use kit::{DOMAIN, Pod, Shifted, anyone, name, reckless_client, shake, until};
 use podmint::testkit::Authority;
-use podmint::{Acceptor, Authorizer, Ending, PodIdentity, Stream};
+use podmint::{Acceptor, Authorizer, Ending, HandshakeError, PodIdentity, Stream};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -186,4 +193,77 @@ async fn many_connections_are_looked_at_again_in_a_moment() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(endings[..EACH].iter().all(|one| one.is_finished()), "an old one lives");
     assert!(endings[EACH..].iter().all(|one| !one.is_finished()), "a new one was closed");
+}
+
+/// A client that has shown its certificate and holds back its last record, so that the server knows it and has not let it in.
+async fn hold_back(config: rustls::ClientConfig, transport: &mut DuplexStream) -> Vec<u8> {
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name()).unwrap();
+    let mut wire = Vec::new();
+    loop {
+        wire.clear();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        if !client.is_handshaking() {
+            break;
+        }
+        transport.write_all(&wire).await.unwrap();
+        let mut answer = [0; 4096];
+        let length = transport.read(&mut answer).await.unwrap();
+        let mut answer = &answer[..length];
+        while !answer.is_empty() {
+            client.read_tls(&mut answer).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    let (mut next, mut last) = (0, 0);
+    while next < wire.len() {
+        last = next;
+        next += 5 + usize::from(u16::from_be_bytes([wire[next + 3], wire[next + 4]]));
+    }
+    let held = wire.split_off(last);
+    transport.write_all(&wire).await.unwrap();
+    held
+}
+
+#[tokio::test]
+async fn who_was_looked_at_before_a_change_is_not_let_in_after_it() {
+    let (old, new) = (Authority::new(DOMAIN), Authority::new(DOMAIN));
+    let both = format!("{}{}", old.trust(), new.trust());
+    let issued = new.issue("/ns/shop/sa/till");
+    for root_goes in [false, true] {
+        let pod = Pod::with(&issued, &both);
+        let identity = pod.builder().poll_interval(NEVER).start().await.unwrap();
+        let (rule, handle) = Authorizer::swappable(anyone());
+        let looked = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&looked);
+        let watched = Authorizer::from_fn("anybody", move |_| {
+            seen.store(true, Ordering::SeqCst);
+            true
+        });
+        let acceptor = identity.server(Authorizer::all_of([rule, watched])).acceptor().unwrap();
+        let mut config = reckless_client(&old.issue("/ns/shop/sa/one"));
+        config.max_fragment_size = Some(64);
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let accepting = tokio::spawn(async move { acceptor.accept(near).await });
+        let held = hold_back(config, &mut far).await;
+        until("the server has looked at the client", || looked.load(Ordering::SeqCst)).await;
+        if root_goes {
+            pod.write(&issued, &new.trust());
+            identity.reload().await;
+        } else {
+            handle.replace(Authorizer::one_of([]));
+        }
+        // Whatever looks at open connections again has done so: this one is none yet.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        far.write_all(&held).await.unwrap();
+        match accepting.await.unwrap() {
+            Err(HandshakeError::Refused(refusal)) => {
+                let why = if root_goes { "unknown_issuer" } else { "not_allowed" };
+                assert_eq!(refusal.reason().name(), why);
+            }
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+        assert_eq!(identity.health().connections, 0);
+    }
 }

@@ -314,3 +314,22 @@ async fn a_uri_constraint_is_refused_by_its_name() {
     });
     assert_eq!(refusal_of(&authority, &limited.issue(CART)).await, Reason::UriConstraint);
 }
+
+#[tokio::test]
+async fn a_refusal_is_short_whatever_the_stranger_sends() {
+    let authority = authority();
+    let roots: String = (0..30).map(|_| Authority::new(DOMAIN).trust()).collect();
+    let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &format!("{}{roots}", authority.trust()));
+    let key_id = [&[0x30, 0x82, 0x20, 0x04, 0x80, 0x82, 0x20, 0x00][..], &[7; 0x2000]].concat();
+    let stranger = Authority::new(DOMAIN).issue_with(CART, |params| {
+        params.use_authority_key_identifier_extension = false;
+        params.custom_extensions.push(raw_extension(&[2, 5, 29, 35], false, key_id));
+    });
+    match server_says(&pod.start().await, anyone(), &stranger).await {
+        Err(HandshakeError::Refused(refusal)) => {
+            let shown = refusal.to_string();
+            assert!(shown.len() < 1000 && shown.contains(" and 23 more)"), "{} bytes: {shown}", shown.len());
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
