@@ -95,6 +95,8 @@ mod credential;
 mod delivery;
 mod der;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 mod health;
 mod identity;

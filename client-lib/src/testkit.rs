@@ -73,7 +73,7 @@ impl Authority {
     /// A fresh root, changed before it is signed.
     pub fn with_root(domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = ca_params(&format!("{domain} root"));
+        let mut params = ca_params(&root_name(domain));
         change(&mut params);
         let root = params.self_signed(&key).unwrap();
         Self {
@@ -93,6 +93,14 @@ impl Authority {
         let mut between = vec![pem("CERTIFICATE", certificate.der())];
         between.extend(self.between.iter().cloned());
         Self { domain: self.domain.clone(), root: self.root.clone(), between, issuer: Issuer::new(params, key) }
+    }
+
+    /// The same root, for which another authority vouches as well: what it issues brings a certificate for its name and key that `other` signed.
+    #[must_use]
+    pub fn crossed_by(mut self, other: &Authority) -> Self {
+        let certificate = ca_params(&root_name(&self.domain)).signed_by(self.issuer.key(), &other.issuer).unwrap();
+        self.between.push(pem("CERTIFICATE", certificate.der()));
+        self
     }
 
     /// The root, as a trust bundle.
@@ -122,8 +130,15 @@ impl Authority {
 
     /// The chain for a public key that was made elsewhere, of whatever kind: its SubjectPublicKeyInfo as DER.
     pub fn certify(&self, public_key: &[u8], path: &str) -> String {
+        self.certify_with(public_key, path, |_| {})
+    }
+
+    /// The same, changed before it is signed.
+    pub fn certify_with(&self, public_key: &[u8], path: &str, change: impl FnOnce(&mut CertificateParams)) -> String {
         let stand_in = KeyPair::generate().unwrap();
-        let leaf = leaf_params(&format!("spiffe://{}{path}", self.domain)).signed_by(&stand_in, &self.issuer).unwrap();
+        let mut params = leaf_params(&format!("spiffe://{}{path}", self.domain));
+        change(&mut params);
+        let leaf = params.signed_by(&stand_in, &self.issuer).unwrap();
         let body = with_public_key(leaf.der(), public_key);
         let mut chain = pem("CERTIFICATE", &self.sign(&body, leaf.der()));
         chain.extend(self.between.iter().map(String::as_str));
@@ -168,7 +183,7 @@ fn values(content: &[u8]) -> Vec<&[u8]> {
 }
 
 /// One DER value.
-fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();
     let significant: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
     let head = match content.len() {
@@ -176,6 +191,10 @@ fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
         _ => [&[tag, 0x80 | u8::try_from(significant.len()).unwrap()], &significant[..]].concat(),
     };
     [&head[..], content].concat()
+}
+
+fn root_name(domain: &str) -> String {
+    format!("{domain} root")
 }
 
 /// A CA as a SPIFFE authority should be; valid from a day ago for a year.

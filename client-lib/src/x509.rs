@@ -135,6 +135,9 @@ impl<'a> Facts<'a> {
             if seen.contains(&name) {
                 return Err(BadDer("extensions (one occurs twice)")); // RFC 5280 section 4.2
             }
+            if seen.len() >= MOST_EXTENSIONS {
+                return Err(BadDer("extensions (too many)"));
+            }
             seen.push(name);
             self.read_extension(name, critical, value)?;
         }
@@ -345,6 +348,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Certificates have a dozen at most. Each is compared with those before it, and strangers choose how many they send.
+const MOST_EXTENSIONS: usize = 64;
+
 const VERSION: u8 = 0xa0;
 const ISSUER_UNIQUE_ID: u8 = 0x81;
 const SUBJECT_UNIQUE_ID: u8 = 0x82;
@@ -369,3 +375,5 @@ const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 #[cfg(test)]
 #[path = "x509_tests.rs"]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::agrees_with_x509_parser;

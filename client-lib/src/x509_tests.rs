@@ -174,27 +174,83 @@ proptest! {
         let place = place.index(der.len());
         der[place] = value;
         let ours = Facts::read(&der);
-        let theirs = x509_parser::parse_x509_certificate(&der);
-        if let (Ok(ours), Ok(([], theirs))) = (ours, theirs) {
-            prop_assert_eq!(ours.serial, theirs.tbs_certificate.raw_serial());
-            let ca = theirs.basic_constraints().ok().flatten().is_some_and(|found| found.value.ca);
-            prop_assert_eq!(ours.basic.ca, ca);
-            if let Ok(Some(usage)) = theirs.key_usage() {
-                let ours = ours.usage.expect("we see it too");
-                prop_assert_eq!(ours.digital_signature, usage.value.digital_signature());
-                prop_assert_eq!(ours.cert_sign, usage.value.key_cert_sign());
-                prop_assert_eq!(ours.crl_sign, usage.value.crl_sign());
-            }
-            if let Ok(Some(names)) = theirs.subject_alternative_name() {
-                let is_uri = |name: &&_| matches!(name, x509_parser::extensions::GeneralName::URI(_));
-                let uris = names.value.general_names.iter().filter(is_uri).count();
-                let ours = ours.names.expect("we see them too");
-                prop_assert!(ours.uris >= uris);
-            }
-            prop_assert_eq!(i64::try_from(ours.not_after.as_secs()).unwrap(), theirs.validity().not_after.timestamp().max(0));
-            prop_assert_eq!(i64::try_from(ours.not_before.as_secs()).unwrap(), theirs.validity().not_before.timestamp().max(0));
+        if let (Ok(ours), Ok(([], theirs))) = (ours, x509_parser::parse_x509_certificate(&der)) {
+            agrees_with_x509_parser(&ours, &theirs);
         }
     }
+}
+
+/// Where both read a certificate, they read the same; x509-parser drops URI names that are no text.
+pub(crate) fn agrees_with_x509_parser(ours: &Facts<'_>, theirs: &x509_parser::certificate::X509Certificate<'_>) {
+    assert_eq!(ours.serial, theirs.tbs_certificate.raw_serial());
+    if let Ok(basic) = theirs.basic_constraints() {
+        assert_eq!(ours.basic.ca, basic.is_some_and(|found| found.value.ca));
+    }
+    if let Ok(Some(usage)) = theirs.key_usage() {
+        let ours = ours.usage.expect("we see it too");
+        assert_eq!(ours.critical, usage.critical);
+        assert_eq!(ours.digital_signature, usage.value.digital_signature());
+        assert_eq!(ours.cert_sign, usage.value.key_cert_sign());
+        assert_eq!(ours.crl_sign, usage.value.crl_sign());
+    }
+    if let Ok(Some(names)) = theirs.subject_alternative_name() {
+        let is_uri = |name: &&_| matches!(name, x509_parser::extensions::GeneralName::URI(_));
+        let uris = names.value.general_names.iter().filter(is_uri).count();
+        let ours = ours.names.as_ref().expect("we see them too");
+        assert_eq!(ours.critical, names.critical);
+        assert!(ours.uris >= uris, "x509-parser sees more URI names");
+    }
+    let seconds = |time: UnixTime| i64::try_from(time.as_secs()).unwrap();
+    assert_eq!(seconds(ours.not_after), theirs.validity().not_after.timestamp().max(0));
+    assert_eq!(seconds(ours.not_before), theirs.validity().not_before.timestamp().max(0));
+}
+
+#[path = "../tests/kit/go.rs"]
+mod go;
+
+/// What Go reads of a certificate, in the words of `tests/kube/peer.go`.
+fn as_go_says(facts: &Facts<'_>) -> String {
+    let serial = hex(facts.serial);
+    let serial = serial.trim_start_matches('0');
+    let length = facts.basic.path_len.map_or("-".into(), |length| length.to_string());
+    let bits = facts.usage.map_or(0, |usage| {
+        u32::from(usage.digital_signature) | u32::from(usage.cert_sign) << 5 | u32::from(usage.crl_sign) << 6
+    });
+    format!(
+        "{} {} {} {} {length} {bits} {} [{}] [{}]",
+        if serial.is_empty() { "0" } else { serial },
+        facts.not_before.as_secs(),
+        facts.not_after.as_secs(),
+        facts.basic.ca,
+        facts.names.as_ref().map_or(0, |names| names.uris),
+        facts.subject_key_id.map(hex).unwrap_or_default(),
+        facts.authority_key_id.map(hex).unwrap_or_default(),
+    )
+}
+
+/// Thousands of certificates with something changed in each: where Go reads one and we do, we read the same.
+#[test]
+fn what_go_reads_too_is_read_as_go_reads_it() {
+    let mut mutator = crate::fuzz::certificates(0);
+    let certificates: Vec<Vec<u8>> = (0..20_000).map(|_| mutator.next()).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = certificates
+        .iter()
+        .flat_map(|der| [&u32::try_from(der.len()).unwrap().to_be_bytes()[..], der].concat())
+        .collect();
+    std::fs::write(file.path(), bytes).unwrap();
+    let output = std::process::Command::new(go::program("peer")).arg("facts").arg(file.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.lines().count(), certificates.len());
+    let mut both = 0;
+    for (der, theirs) in certificates.iter().zip(said.lines()) {
+        if let (Ok(ours), false) = (Facts::read(der), theirs == "refuse") {
+            both += 1;
+            assert_eq!(as_go_says(&ours), theirs, "{}", hex(der));
+        }
+    }
+    assert!(both > 500, "only {both} were read by both");
 }
 
 thread_local! {
@@ -202,4 +258,16 @@ thread_local! {
         params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
         params.subject_alt_names.push(SanType::DnsName("cart.shop.svc".try_into().unwrap()));
     });
+}
+
+#[test]
+fn extensions_are_bounded() {
+    let with = |count: u64| {
+        leaf_with(|params| {
+            let more = (0..count).map(|number| raw_extension(&[1, 3, 6, 1, 4, 1, 99999, number], false, vec![5, 0]));
+            params.custom_extensions.extend(more);
+        })
+    };
+    assert!(Facts::read(&with(50)).is_ok());
+    assert_eq!(Facts::read(&with(100)).unwrap_err(), BadDer("extensions (too many)"));
 }

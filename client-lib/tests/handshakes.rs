@@ -4,8 +4,8 @@
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, aws, reckless_client, ring, server_says, shake};
-use podmint::testkit::{Authority, Issued};
+use kit::{DOMAIN, Pod, Shifted, anyone, aws, issue_for, kubelet_keys, reckless_client, ring, server_says, shake};
+use podmint::testkit::Authority;
 use podmint::{Authorizer, HandshakeError, PodIdentity, Reason, Source};
 use rustls::client::Resumption;
 use std::sync::Arc;
@@ -246,42 +246,13 @@ async fn handshakes_beyond_the_limit_wait_their_turn_and_no_longer() {
     assert!(matches!(two, Err(HandshakeError::Busy | HandshakeError::Timeout(_))), "{two:?}");
 }
 
-/// Keys as Go writes them: PKCS#8, EC with the public key and without the inner curve, Ed25519 as a bare seed.
-fn kubelet_keys() -> Vec<(&'static str, Vec<u8>)> {
-    use aws_lc_rs::encoding::AsDer;
-    use aws_lc_rs::signature as sig;
-    let ec = |algorithm: &'static sig::EcdsaSigningAlgorithm| {
-        sig::EcdsaKeyPair::generate(algorithm).unwrap().to_pkcs8v1().unwrap().as_ref().to_vec()
-    };
-    let rsa = |size| {
-        let key = aws_lc_rs::rsa::KeyPair::generate(size).unwrap();
-        AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap().as_ref().to_vec()
-    };
-    let seed = [0x42_u8; 32];
-    let bare = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &seed].concat();
-    vec![
-        ("ECDSA P-256", ec(&sig::ECDSA_P256_SHA256_ASN1_SIGNING)),
-        ("ECDSA P-384", ec(&sig::ECDSA_P384_SHA384_ASN1_SIGNING)),
-        ("ECDSA P-521", ec(&sig::ECDSA_P521_SHA512_ASN1_SIGNING)),
-        ("Ed25519", bare),
-        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa3072)),
-        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa4096)),
-    ]
-}
-
-fn issue_for(authority: &Authority, pkcs8: &[u8]) -> Issued {
-    let der = rustls_pki_types::PrivateKeyDer::Pkcs8(pkcs8.to_vec().into());
-    let public = aws().key_provider.load_private_key(der).unwrap().public_key().unwrap().to_vec();
-    Issued { key: podmint::testkit::pem("PRIVATE KEY", pkcs8), chain: authority.certify(&public, "/ns/shop/sa/cart") }
-}
-
 #[tokio::test]
 async fn all_six_key_types_of_a_kubelet_work_with_aws_lc() {
     let authority = Authority::new(DOMAIN);
     let server = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let acceptor = server.start().await.server(anyone()).acceptor().unwrap();
     for (kind, key) in kubelet_keys() {
-        let pod = Pod::with(&issue_for(&authority, &key), &authority.trust());
+        let pod = Pod::with(&issue_for(&authority, &key, "/ns/shop/sa/cart"), &authority.trust());
         let identity = pod.start().await;
         assert_eq!(identity.snapshot().credential().key_type(), kind);
         let connector = identity.client(anyone()).connector().unwrap();
@@ -296,7 +267,7 @@ async fn ring_takes_all_but_p521_and_says_so() {
     let server = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let acceptor = server.builder().provider(ring()).start().await.unwrap().server(anyone()).acceptor().unwrap();
     for (kind, key) in kubelet_keys() {
-        let pod = Pod::with(&issue_for(&authority, &key), &authority.trust());
+        let pod = Pod::with(&issue_for(&authority, &key, "/ns/shop/sa/cart"), &authority.trust());
         let started = pod.builder().provider(ring()).start().await;
         if kind == "ECDSA P-521" {
             let error = started.unwrap_err().to_string();

@@ -3,6 +3,8 @@
 #![expect(dead_code, reason = "each test binary uses its own part of the kit")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure is the test's failure")]
 
+pub(crate) mod go;
+
 use podmint::testkit::{Authority, Issued, Volume};
 use podmint::{Acceptor, Authorizer, Builder, Connector, HandshakeError, PodIdentity, Reason, Source, Stream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -170,6 +172,41 @@ impl rustls::time_provider::TimeProvider for Shifted {
         let now = UnixTime::now().as_secs();
         Some(UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add_signed(self.0.load(Ordering::SeqCst)))))
     }
+}
+
+/// Keys as Go writes them: PKCS#8, EC with the public key and without the inner curve, Ed25519 as a bare seed.
+pub(crate) fn kubelet_keys() -> Vec<(&'static str, Vec<u8>)> {
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::signature as sig;
+    let ec = |algorithm: &'static sig::EcdsaSigningAlgorithm| {
+        sig::EcdsaKeyPair::generate(algorithm).unwrap().to_pkcs8v1().unwrap().as_ref().to_vec()
+    };
+    let rsa = |size| {
+        let key = aws_lc_rs::rsa::KeyPair::generate(size).unwrap();
+        AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&key).unwrap().as_ref().to_vec()
+    };
+    let seed = [0x42_u8; 32];
+    let bare = [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20][..], &seed].concat();
+    vec![
+        ("ECDSA P-256", ec(&sig::ECDSA_P256_SHA256_ASN1_SIGNING)),
+        ("ECDSA P-384", ec(&sig::ECDSA_P384_SHA384_ASN1_SIGNING)),
+        ("ECDSA P-521", ec(&sig::ECDSA_P521_SHA512_ASN1_SIGNING)),
+        ("Ed25519", bare),
+        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa3072)),
+        ("RSA", rsa(aws_lc_rs::rsa::KeySize::Rsa4096)),
+    ]
+}
+
+/// Adds the DNS name that is dialled.
+pub(crate) fn named(params: &mut rcgen::CertificateParams) {
+    params.subject_alt_names.push(rcgen::SanType::DnsName("server.test".try_into().unwrap()));
+}
+
+/// A leaf of a key that was made elsewhere.
+pub(crate) fn issue_for(authority: &Authority, pkcs8: &[u8], path: &str) -> Issued {
+    let der = PrivateKeyDer::Pkcs8(pkcs8.to_vec().into());
+    let public = aws().key_provider.load_private_key(der).unwrap().public_key().unwrap().to_vec();
+    Issued { key: podmint::testkit::pem("PRIVATE KEY", pkcs8), chain: authority.certify_with(&public, path, named) }
 }
 
 /// Waits for a condition, with a limit.
