@@ -5,15 +5,21 @@ mod log;
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub(crate) use self::log::Log;
 pub use self::log::{AuditError, Sink};
 use crate::{
     cluster::{versions::Version, wire::Target},
+    config::{Template, Variable},
     names::{RequestUid, SerialNumber},
-    pipeline::{Claim, Denial, Issued, rules::Broken, status},
+    pipeline::{
+        Because, Claim, Denial, DnsWord, Issued,
+        asked::{ADD_POD_IP, COMMON_NAME},
+        rules::Broken,
+        status,
+    },
 };
 
 /// An answer whose line is in the audit log.
@@ -74,16 +80,13 @@ impl Clerk {
             &mut record,
             json!({
                 "serial": words.serial,
-                "sans": [{
-                    "uri": words.uri,
-                    "trustDomain": {"value": approved.signer().trust_domain.as_str(), "from": "PodSigner spec.trustDomain"},
-                    "namespace": {"value": claim.target.namespace, "from": "namespace of request and pod"},
-                    "serviceAccount": {"value": claim.service_account, "from": "Pod spec.serviceAccountName, UID checked"},
-                }],
+                "sans": names(&issued),
+                "subject": subject(&issued),
                 "fingerprint": issued.fingerprint(),
                 "issuer": {"generation": issued.generation()},
                 "podSigner": approved.signer().name,
                 "rule": approved.rule(),
+                "shadowRule": approved.shadow(),
                 "notBefore": text(words.not_before),
                 "notAfter": text(words.not_after),
                 "beginRefreshAt": text(words.begin_refresh_at),
@@ -208,6 +211,110 @@ impl Outcome {
         }
     }
 }
+
+/// Each name, and the fact and the words of the PodSigner that it rests on.
+fn names(issued: &Issued) -> Value {
+    let (words, claim, signer) = (issued.words(), issued.claim(), issued.approved().signer());
+    let namespace = json!({"value": claim.target.namespace, "from": "namespace of request and pod"});
+    let identity = words.uri.iter().zip(&signer.wording.spiffe_path).map(|(uri, path)| {
+        let mut record = json!({
+            "uri": uri,
+            "trustDomain": {"value": signer.trust_domain.as_str(), "from": "PodSigner spec.trustDomain"},
+        });
+        add(&mut record, values(path, issued));
+        record
+    });
+    let dns = words.dns_names.iter().map(|DnsWord { name, because, asked_by }| {
+        let source = match because {
+            Because::Service(_) => "services".to_owned(),
+            Because::Hostname(..) => "hostname".to_owned(),
+            Because::Template(template) => template.to_string(),
+            Because::Rule => "dnsNames".to_owned(),
+        };
+        let mut record = json!({
+            "dns": name,
+            "namespace": namespace,
+            "grantedBy": granted_by(issued, "dnsNames", &source, *asked_by),
+        });
+        add(
+            &mut record,
+            match because {
+                Because::Rule => json!({}),
+                Because::Service(service) => json!({"service": {"value": service, "from": BY_SELECTOR}}),
+                Because::Hostname(hostname, service) => json!({
+                    "hostname": {"value": hostname, "from": "Pod spec.hostname"},
+                    "service": {"value": service, "from": format!("Pod spec.subdomain, and {BY_SELECTOR}")},
+                }),
+                Because::Template(template) => values(template, issued),
+            },
+        );
+        record
+    });
+    let addresses = words.ip_addresses.iter().map(|address| {
+        let asked_by = (!signer.wording.pod_ips).then_some(ADD_POD_IP);
+        json!({
+            "ip": address.to_string(),
+            "from": "Pod status.podIPs",
+            "grantedBy": granted_by(issued, "ipAddresses", "podIPs", asked_by),
+        })
+    });
+    identity.chain(dns).chain(addresses).collect()
+}
+
+/// The subject's fields, each with the facts in it; null where it is empty.
+fn subject(issued: &Issued) -> Value {
+    let words = &issued.words().subject;
+    let wording = &issued.approved().signer().wording.subject;
+    let texts = [&words.organization, &words.organizational_unit, &words.common_name];
+    let asked = issued.approved().asked().common_name.is_some();
+    let fields = wording.fields().into_iter().zip(texts).filter_map(|((field, template), text)| {
+        if field == "commonName" && asked {
+            let granted_by = granted_by(issued, "subject", "commonNames", Some(COMMON_NAME));
+            return Some((field.to_owned(), json!({"text": text.as_ref()?, "grantedBy": granted_by})));
+        }
+        let mut record = json!({"text": text.as_ref()?, "grantedBy": format!("PodSigner spec.profile.subject.{field}: {}", template?)});
+        add(&mut record, values(template?, issued));
+        Some((field.to_owned(), record))
+    });
+    let fields: Map<String, Value> = fields.collect();
+    if fields.is_empty() { Value::Null } else { fields.into() }
+}
+
+/// The words of the PodSigner that give a name: of its profile to all, or of a rule to those who ask.
+fn granted_by(issued: &Issued, field: &str, source: &str, asked_by: Option<&str>) -> String {
+    match asked_by {
+        None => format!("PodSigner spec.profile.{field}: {source}"),
+        Some(annotation) => {
+            format!(
+                "PodSigner spec.allow, rule {}, requests.{source}; asked for by {annotation}",
+                issued.approved().rule()
+            )
+        }
+    }
+}
+
+/// What each variable of a template stood for, and where that was read.
+fn values(template: &Template, issued: &Issued) -> Value {
+    let (claim, pod) = (issued.claim(), issued.approved().verified().pod());
+    let value = |variable: &Variable| match variable {
+        Variable::Namespace => {
+            ("namespace".to_owned(), json!({"value": claim.target.namespace, "from": "namespace of request and pod"}))
+        }
+        Variable::ServiceAccount => (
+            "serviceAccount".to_owned(),
+            json!({"value": claim.service_account, "from": "Pod spec.serviceAccountName, UID checked"}),
+        ),
+        Variable::Pod => ("pod".to_owned(), json!({"value": claim.pod, "from": "Pod metadata.name, UID checked"})),
+        Variable::Node => ("node".to_owned(), json!({"value": claim.node, "from": "Pod spec.nodeName, UID checked"})),
+        Variable::Label(key) => (
+            format!("label:{key}"),
+            json!({"value": pod.labels.get(key), "from": "Pod metadata.labels, trusted by spec.profile.trustedLabels"}),
+        ),
+    };
+    Value::Object(template.variables().map(value).collect())
+}
+
+const BY_SELECTOR: &str = "Service whose spec.selector matches the Pod's labels";
 
 fn add(record: &mut Value, more: Value) {
     if let (Some(record), Value::Object(more)) = (record.as_object_mut(), more) {

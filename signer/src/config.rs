@@ -4,15 +4,25 @@
 mod check;
 mod document;
 mod pattern;
+mod profile;
 mod report;
+mod rule;
+mod template;
 #[cfg(test)]
 mod tests;
+mod wording;
 
 use std::sync::Arc;
 
-pub use self::{document::ConfigError, pattern::Pattern};
+pub(crate) use self::template::subject_text;
+pub use self::{
+    document::ConfigError,
+    pattern::Pattern,
+    template::{Template, Variable},
+    wording::{DnsSource, SubjectWording, Usages, Wording},
+};
 use crate::{
-    names::{DnsName, NameError, Namespace, ServiceAccountName, SignerName, TrustDomain},
+    names::{CertificateName, DnsName, NameError, Namespace, ServiceAccountName, SignerName, TrustDomain},
     pipeline::KeyType,
 };
 
@@ -56,9 +66,14 @@ pub struct PodSigner {
     pub key_types: Box<[KeyType]>,
     /// `spec.lifetime`.
     pub lifetime: Lifetime,
+    /// `spec.profile`.
+    pub wording: Wording,
     /// `spec.authority.selfManaged`.
     pub authority: SelfManaged,
 }
+
+/// Keys and values, sorted.
+pub type LabelPairs = Box<[(Box<str>, Box<str>)]>;
 
 /// Who is admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +84,33 @@ pub struct AllowRule {
     pub namespaces: Box<[Pattern]>,
     /// Of which one must match.
     pub service_accounts: Box<[Pattern]>,
+    /// Labels that the namespace must have, all of them.
+    pub namespace_labels: LabelPairs,
+    /// Labels that the node must have, all of them: an identity lives only where it should.
+    pub node_labels: LabelPairs,
+    /// The longest life that this rule grants.
+    pub max_seconds: Option<u32>,
+    /// The only keys that this rule certifies.
+    pub key_types: Option<Box<[KeyType]>>,
+    /// What pods may ask for beyond the profile.
+    pub requests: Requests,
+    /// Not in force: what it would change is counted and logged.
+    pub shadow: bool,
+}
+
+/// What the `userAnnotations` of a pod may ask for: nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Names of Services that select the pod.
+    pub services: bool,
+    /// Its host name below such a Service.
+    pub hostname: bool,
+    /// Its addresses.
+    pub pod_ips: bool,
+    /// These DNS names, word for word.
+    pub dns_names: Box<[CertificateName]>,
+    /// These common names, word for word.
+    pub common_names: Box<[Box<str>]>,
 }
 
 /// How long certificates live.
@@ -124,6 +166,18 @@ impl Config {
     /// What would be in force, for people: the output of `podmint-signer check`.
     pub fn report(&self) -> String {
         report::report(self)
+    }
+}
+
+impl PodSigner {
+    /// Whether somebody has to know which Services select a pod.
+    pub fn wants_services(&self) -> bool {
+        self.wording.wants_services() || self.allow.iter().any(|rule| rule.requests.services || rule.requests.hostname)
+    }
+
+    /// Whether somebody has to know the labels of a pod's namespace.
+    pub fn wants_namespaces(&self) -> bool {
+        self.allow.iter().any(|rule| !rule.namespace_labels.is_empty())
     }
 }
 

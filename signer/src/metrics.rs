@@ -1,6 +1,6 @@
 //! Every name and every label that `/metrics` shows. `METRICS.md` lists them for people; a test holds the two together.
 //!
-//! Labels are words of our own enums, never the name of an object.
+//! Labels are words of our own enums, never the name of an object; only the rules of PodSigners are counted by their names.
 
 use std::{
     fmt,
@@ -26,6 +26,7 @@ pub struct Metrics {
     pub(crate) in_flight_limit: Gauge,
     pub(crate) requests: Counter,
     pub(crate) requests_per_second: Gauge<f64, AtomicU64>,
+    pub(crate) rules: Family<RuleLabels, Counter>,
     pub(crate) short_lives: Counter,
     pub(crate) ignored_csr_content: Counter,
     pub(crate) shared_keys: Counter,
@@ -68,6 +69,14 @@ pub(crate) struct CauseLabels {
     pub(crate) cause: &'static str,
 }
 
+/// The one metric with names in it: as many as there are rules in the PodSigners.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct RuleLabels {
+    pub(crate) pod_signer: String,
+    pub(crate) rule: String,
+    pub(crate) effect: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut list = List(Registry::with_prefix("podmint_signer"));
@@ -86,6 +95,10 @@ impl Metrics {
         let requests = list.add("requests", "Requests seen for the first time", Counter::default);
         let requests_per_second =
             list.add("requests_per_second", "New requests a second, over the last minute", Gauge::default);
+        let rules = list.family(
+            "rules",
+            "Certificates by the rule that admitted, and what a rule in shadow would have admitted first",
+        );
         let short_lives = list.add(
             "short_lives",
             "Certificates too short to outlive a signer outage of nine hours",
@@ -135,6 +148,7 @@ impl Metrics {
             in_flight_limit,
             requests,
             requests_per_second,
+            rules,
             short_lives,
             ignored_csr_content,
             shared_keys,
@@ -184,6 +198,12 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// `effect` is `issued`, or `shadow` where the rule is not in force.
+    pub(crate) fn rule(&self, pod_signer: &str, rule: &str, effect: &'static str) {
+        let labels = RuleLabels { pod_signer: pod_signer.to_owned(), rule: rule.to_owned(), effect };
+        self.rules.get_or_create(&labels).inc();
     }
 
     pub(crate) fn rejected(&self, cause: &'static str) {
@@ -262,6 +282,7 @@ mod tests {
     /// Name, type and help of every metric as the registry prints them.
     fn registered() -> Vec<(String, String, String)> {
         let metrics = Metrics::new();
+        metrics.rule("workload", "shops", "issued");
         let text = metrics.text().unwrap();
         let mut helps = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
         let mut types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

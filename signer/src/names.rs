@@ -119,6 +119,18 @@ name!(
     TrustDomain, "trust domain", trust_domain
 );
 name!(
+    /// The name of a Service. Kubernetes of today allows one to begin with a digit.
+    ServiceName, "Service name", dns_label
+);
+name!(
+    /// The `spec.hostname` of a pod: one label.
+    Hostname, "hostname", dns_label
+);
+name!(
+    /// A DNS name that every TLS library takes in a certificate: no wildcard, no part longer than 63 letters.
+    CertificateName, "DNS name for a certificate", certificate_name
+);
+name!(
     /// A DNS name, as of the cluster domain or of the domain of our signers.
     DnsName, "DNS name", dns_subdomain
 );
@@ -259,6 +271,19 @@ fn dns_subdomain(text: &str) -> Result<(), &'static str> {
         return Err("it is longer than 253 letters");
     }
     text.split('.').try_for_each(dns_part)
+}
+
+/// RFC 5280 and the libraries alike: parts of at most 63 letters, 253 in all; the last part no number, so that nobody reads an address.
+fn certificate_name(text: &str) -> Result<(), &'static str> {
+    if text.len() > 253 {
+        return Err("it is longer than 253 letters");
+    }
+    text.split('.').try_for_each(dns_label)?;
+    let last = text.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("its last part is a number");
+    }
+    Ok(())
 }
 
 fn dns_part(text: &str) -> Result<(), &'static str> {

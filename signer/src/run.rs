@@ -25,6 +25,7 @@ use crate::{
         keeper::{Authority, Keeper, Makeup},
         lease::{Standing, Turn},
         lookup::Lookup,
+        services::{SeenServices, ServiceWatch},
         versions::Versions,
         watch::Watch,
     },
@@ -142,6 +143,20 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     }
     drop(news_in);
 
+    let services = SeenServices::new();
+    let asked = config.signers().iter().any(|signer| signer.wants_services());
+    if asked {
+        services.want();
+    }
+    let service_watch = ServiceWatch {
+        calls: calls.clone(),
+        seen: services.clone(),
+        metrics: metrics.clone(),
+        pace,
+        token: asked.then(|| health.token("Services listed")),
+    };
+    tasks.spawn(named("watch of Services", service_watch.run()));
+
     let lookout = Lookout {
         calls: calls.clone(),
         guard,
@@ -167,6 +182,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         calls: calls.clone(),
         versions,
         lookup: Lookup::new(calls),
+        services,
         signers: config.signers().to_vec(),
         authorities: authorities.clone(),
         authority_changes: changes,

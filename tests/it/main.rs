@@ -18,6 +18,7 @@ mod hold;
 mod hostile;
 mod issue;
 mod lag;
+mod names;
 mod record;
 mod replicas;
 mod rights;

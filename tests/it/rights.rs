@@ -12,7 +12,7 @@ use podmint_tests::proxy::Proxy;
 use podmint_tests::server::Settings;
 use podmint_tests::signer::Signer;
 use podmint_tests::stage::{Pod, Said};
-use podmint_tests::{Bed, Stage, bare, call};
+use podmint_tests::{Bed, Stage, bare, call, leaf};
 use serde_json::{Value, json};
 
 use crate::forge::foreign_root;
@@ -61,14 +61,23 @@ async fn ordinary_day(bed: &Bed, missing: Option<&Right>, old_authority: &[Value
         }
     }
     let proxy = Proxy::start(bed.client(&stage.signer_account).await).await;
-    let rule = json!([{"name": "shop", "namespaces": [stage.namespace], "serviceAccounts": ["shop"]}]);
-    let signer = stage.a_signer().guarded().with("allow", rule).through(proxy.client()).start().await;
+    let rule = json!([{"name": "shop", "namespaces": [stage.namespace], "serviceAccounts": ["shop"],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.namespace}}}]);
+    let signer = stage
+        .a_signer()
+        .guarded()
+        .with("allow", rule)
+        .with("profile", json!({"dnsNames": ["services"]}))
+        .through(proxy.client())
+        .start()
+        .await;
 
     step("the signer becomes ready", async || signer.readiness().await.is_ok()).await?;
     let pod = stage.any_pod().await;
     answered(&stage, &pod, "a certificate is issued").await?;
     step("it answers first", async || signer.metric("podmint_signer_first", &[]).await > 0.5).await?;
     lease_is_renewed(&stage).await?;
+    new_services_are_seen(&stage, &pod).await?;
     let faults = async || signer.metric("podmint_signer_answers_total", &["answer=\"fault\""]).await;
     let before = faults().await;
     proxy.conflict(1);
@@ -95,6 +104,16 @@ async fn answered(stage: &Stage, pod: &Pod, what: &str) -> Result<(), String> {
     step(what, async || {
         let object = stage.read(&request).await;
         matches!(object.as_ref().and_then(Said::of), Some(Said::Issued(_)))
+    })
+    .await
+}
+
+async fn new_services_are_seen(stage: &Stage, pod: &Pod) -> Result<(), String> {
+    stage.service("web", json!({"selector": {"app": pod.name}, "ports": [{"port": 443}]})).await;
+    step("a new Service gives its pods a name", async || {
+        let request = stage.request_for(pod).make().await;
+        let names = leaf::names(&stage.issued(&request).await);
+        names.contains(&format!("DNS:web.{}.svc", stage.namespace))
     })
     .await
 }

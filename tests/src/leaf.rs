@@ -1,6 +1,6 @@
 //! An issued certificate, checked by other means than the signer's own: every word of it, and the chain against what is published.
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use std::time::Duration;
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -40,15 +40,64 @@ pub struct Expected<'a> {
 /// # Panics
 /// When a word is wrong, saying which.
 pub fn check(status: &Value, expected: Expected<'_>) -> Leaf {
-    let chain = status["certificateChain"].as_str().expect("an issued status has a chain");
-    let chain: Vec<Vec<u8>> =
-        pem::parse_many(chain).expect("the chain is PEM").into_iter().map(pem::Pem::into_contents).collect();
+    let chain = chain(status);
     assert_eq!(chain.len(), 2, "leaf and issuing intermediate, without the root");
     let (rest, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
     assert!(rest.is_empty());
     check_words(&leaf, expected);
     check_chain(&leaf, &chain, expected.roots);
     check_times(&leaf, status, expected.longest_life)
+}
+
+/// Its names, as OpenSSL writes them, in the order in which they stand.
+#[expect(clippy::wildcard_enum_match_arm, reason = "anything else does not belong into a leaf")]
+pub fn names(status: &Value) -> Vec<String> {
+    let chain = chain(status);
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
+    let names = leaf.subject_alternative_name().expect("at most once").expect("a leaf has names");
+    let said = names.value.general_names.iter().map(|name| match name {
+        GeneralName::URI(uri) => format!("URI:{uri}"),
+        GeneralName::DNSName(name) => format!("DNS:{name}"),
+        GeneralName::IPAddress([a, b, c, d]) => format!("IP:{}", std::net::Ipv4Addr::new(*a, *b, *c, *d)),
+        other => panic!("a name nobody asked for: {other:?}"),
+    });
+    said.collect()
+}
+
+/// Its subject, as `O=…, CN=…`.
+pub fn subject(status: &Value) -> String {
+    let chain = chain(status);
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
+    leaf.subject().to_string()
+}
+
+/// Whether clients and servers may present it.
+pub fn usages(status: &Value) -> (bool, bool) {
+    let chain = chain(status);
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
+    let usage = leaf.extended_key_usage().expect("at most once").expect("a leaf says what it is for");
+    (usage.value.client_auth, usage.value.server_auth)
+}
+
+/// Its DNS names. Each is one by which a client that trusts `roots` would know it.
+pub fn dns_names(status: &Value, roots: &str) -> Vec<String> {
+    let chain = chain(status);
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
+    check_chain(&leaf, &chain, roots);
+    let der = CertificateDer::from(chain[0].as_slice());
+    let end = EndEntityCert::try_from(&der).expect("webpki reads the leaf");
+    let names: Vec<String> =
+        names(status).iter().filter_map(|name| name.strip_prefix("DNS:").map(str::to_owned)).collect();
+    for name in &names {
+        let name = ServerName::try_from(name.as_str()).expect("a DNS name");
+        end.verify_is_valid_for_subject_name(&name).expect("it is valid for its own name");
+    }
+    names
+}
+
+fn chain(status: &Value) -> Vec<Vec<u8>> {
+    let chain = status["certificateChain"].as_str().expect("an issued status has a chain");
+    pem::parse_many(chain).expect("the chain is PEM").into_iter().map(pem::Pem::into_contents).collect()
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "anything else does not belong into a leaf")]
@@ -106,7 +155,10 @@ fn check_chain(leaf: &X509Certificate<'_>, chain: &[Vec<u8>], roots: &str) {
     let intermediates = [CertificateDer::from(chain[1].as_slice())];
     let now = leaf.validity().not_before.timestamp().try_into().expect("after 1970");
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+    let usage = leaf.extended_key_usage().expect("at most once").expect("a leaf says what it is for").value;
+    let client = usage.client_auth.then(KeyUsage::client_auth);
+    let server = usage.server_auth.then(KeyUsage::server_auth);
+    for usage in [client, server].into_iter().flatten() {
         end.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, &intermediates, now, usage, None, None)
             .expect("the chain leads to a published root");
     }

@@ -158,7 +158,18 @@ impl Stage {
             account: None,
             projection: Some(projection),
             annotations: json!({}),
+            labels: json!({"app": name}),
+            more: json!({}),
         }
+    }
+
+    /// A Service of the story's namespace, new or changed.
+    pub async fn service(&self, name: &str, spec: Value) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,
+        });
+        made("service", call::post(&self.admin, &self.core("services"), &object).await);
     }
 
     /// A pod `web` on a new node `node-a` as a new account `shop`: for stories that need any good pod.
@@ -303,6 +314,8 @@ pub struct PodPlan<'a> {
     account: Option<Account>,
     projection: Option<Value>,
     annotations: Value,
+    labels: Value,
+    more: Value,
 }
 
 impl PodPlan<'_> {
@@ -342,6 +355,18 @@ impl PodPlan<'_> {
         self
     }
 
+    /// With another label. Every pod has `app`, its name.
+    pub fn labelled(mut self, key: &str, value: &str) -> Self {
+        self.labels[key] = json!(value);
+        self
+    }
+
+    /// With another field in its spec.
+    pub fn specified(mut self, field: &str, value: Value) -> Self {
+        self.more[field] = value;
+        self
+    }
+
     /// Makes it.
     pub async fn make(self) -> Pod {
         let (node, account) = (self.node.expect("a pod is on a node"), self.account.expect("a pod runs as an account"));
@@ -351,14 +376,19 @@ impl PodPlan<'_> {
         } else {
             json!([{"name": "identity", "projected": {"sources": sources}}])
         };
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": self.name, "namespace": self.stage.namespace, "annotations": self.annotations},
+            "metadata": {
+                "name": self.name, "namespace": self.stage.namespace, "annotations": self.annotations, "labels": self.labels,
+            },
             "spec": {
                 "nodeName": node.name, "serviceAccountName": account.name,
                 "containers": [{"name": "app", "image": "app"}], "volumes": volumes,
             },
         });
+        for (field, value) in self.more.as_object().into_iter().flatten() {
+            object["spec"][field] = value.clone();
+        }
         let pod = made("pod", call::post(&self.stage.admin, &self.stage.core("pods"), &object).await);
         let projection = self.projection.unwrap_or_else(|| json!({"signerName": self.stage.signer_name}));
         Pod { name: self.name, uid: uid(&pod), node, account, projection }

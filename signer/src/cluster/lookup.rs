@@ -13,7 +13,9 @@ use futures::{
 use serde::de::DeserializeOwned;
 
 use super::calls::{CallError, Calls, Part};
-use crate::pipeline::{Bare, Claim, Fact, Freshness, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts};
+use crate::pipeline::{
+    Bare, Claim, Fact, Freshness, NamespaceFacts, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts,
+};
 
 /// What a look-up could not find out, and why.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -30,20 +32,39 @@ pub(crate) struct Lookup {
     calls: Calls,
     accounts: Flights<ServiceAccountFacts>,
     nodes: Flights<NodeFacts>,
+    namespaces: Flights<NamespaceFacts>,
 }
 
 impl Lookup {
     pub(crate) fn new(calls: Calls) -> Self {
-        Self { calls, accounts: Flights::default(), nodes: Flights::default() }
+        Self { calls, accounts: Flights::default(), nodes: Flights::default(), namespaces: Flights::default() }
     }
 
-    /// Sets the facts beside the claim, all read with the same care.
-    pub(crate) async fn observe(&self, claim: Arc<Claim>, freshness: Freshness) -> Result<Observed, LookupError> {
+    /// Sets the facts beside the claim, all read with the same care; the namespace's where they count.
+    pub(crate) async fn observe(
+        &self,
+        claim: Arc<Claim>,
+        freshness: Freshness,
+        wants_namespace: bool,
+    ) -> Result<Observed, LookupError> {
         let namespace = &claim.target.namespace;
         let pod = format!("/api/v1/namespaces/{namespace}/pods/{}", claim.pod);
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{}", claim.service_account);
         let node = format!("/api/v1/nodes/{}", claim.node);
-        let (pod, service_account, node) = tokio::try_join!(
+        let its_namespace = async {
+            if !wants_namespace {
+                return Ok(None);
+            }
+            let path = format!("/api/v1/namespaces/{namespace}");
+            let read = self.namespaces.join(path, freshness, |path| {
+                read::<Bare, NamespaceFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
+            });
+            Ok(match read.await? {
+                Fact::Found(facts, _) => Some(facts),
+                Fact::Absent(_) => None,
+            })
+        };
+        let (pod, service_account, node, its_namespace) = tokio::try_join!(
             read::<Pod, PodFacts>(self.calls.clone(), pod, freshness, Part::Whole),
             self.accounts.join(account, freshness, |path| {
                 read::<Bare, ServiceAccountFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
@@ -52,8 +73,9 @@ impl Lookup {
             self.nodes.join(node, freshness, |path| {
                 read::<Bare, NodeFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             }),
+            its_namespace,
         )?;
-        Ok(Observed { claim, pod, service_account, node })
+        Ok(Observed { claim, pod, service_account, node, namespace: its_namespace, services: None })
     }
 }
 

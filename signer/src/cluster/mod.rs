@@ -13,6 +13,7 @@ mod lines;
 pub(crate) mod lookup;
 pub(crate) mod publish;
 mod secrets;
+pub(crate) mod services;
 pub mod versions;
 pub(crate) mod watch;
 pub mod wire;

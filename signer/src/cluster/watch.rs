@@ -336,12 +336,13 @@ struct PageMetadata {
     next: Option<String>,
 }
 
+/// One line of any watch.
 #[derive(Deserialize)]
-struct Event<'a> {
+pub(super) struct Event<'a> {
     #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
+    pub(super) kind: Cow<'a, str>,
     #[serde(borrow)]
-    object: &'a RawValue,
+    pub(super) object: &'a RawValue,
 }
 
 #[derive(Deserialize)]

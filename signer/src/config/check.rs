@@ -3,8 +3,9 @@
 use serde_saphyr::Spanned;
 
 use super::{
-    AllowRule, Domains, Lifetime, Pattern, PodSigner, SelfManaged,
+    Domains, Lifetime, PodSigner, SelfManaged,
     document::{ConfigError, Path, Place, Tree},
+    profile, rule,
 };
 use crate::{
     names::{DnsName, NameError, SignerName, TrustDomain, clip, nearest},
@@ -48,7 +49,8 @@ fn signer(document: Place<'_>, domains: &Domains) -> Result<PodSigner, ConfigErr
 
     let (node, path) = fields.need("spec", "it needs at least signerName and trustDomain")?;
     let spec = Place::new(node, &path);
-    let fields = spec.fields(["signerName", "trustDomain", "allow", "suspend", "keyTypes", "lifetime", "authority"])?;
+    let fields =
+        spec.fields(["signerName", "trustDomain", "allow", "suspend", "keyTypes", "lifetime", "profile", "authority"])?;
     let hint = format!("for example {}/{name}", domains.signer);
     Ok(PodSigner {
         signer_name: signer_name(fields.need("signerName", &hint)?, domains)?,
@@ -56,16 +58,17 @@ fn signer(document: Place<'_>, domains: &Domains) -> Result<PodSigner, ConfigErr
             fields.need("trustDomain", "it is your cluster's name in the world, as prod.example.org")?,
             TrustDomain::parse,
         )?,
-        allow: fields.find("allow").map_or(Ok(Box::default()), allow)?,
+        allow: fields.find("allow").map_or(Ok(Box::default()), |found| rule::allow(found, domains))?,
         suspend: fields.find("suspend").map_or(Ok(false), |(node, path)| Place::new(node, &path).bool())?,
         key_types: fields.find("keyTypes").map_or(Ok(KeyType::ALL.into()), key_types)?,
         lifetime: fields.find("lifetime").map_or(Ok(LIFETIME), lifetime)?,
+        wording: profile::wording(spec, fields.find("profile"), domains)?,
         authority: authority(spec, fields.find("authority"))?,
         name,
     })
 }
 
-type Found<'t> = (&'t Spanned<Tree>, Path<'t>);
+pub(super) type Found<'t> = (&'t Spanned<Tree>, Path<'t>);
 
 fn literal((node, path): Found<'_>, wanted: &str) -> Result<(), ConfigError> {
     let place = Place::new(node, &path);
@@ -99,55 +102,7 @@ fn signer_name((node, path): Found<'_>, domains: &Domains) -> Result<SignerName,
     Ok(name)
 }
 
-fn allow((node, path): Found<'_>) -> Result<Box<[AllowRule]>, ConfigError> {
-    let mut rules: Vec<AllowRule> = Vec::new();
-    for (index, node) in Place::new(node, &path).list()?.iter().enumerate() {
-        let path = Path::Item(&path, index);
-        let place = Place::new(node, &path);
-        let rule = rule(place)?;
-        if rules.iter().any(|before| before.name == rule.name) {
-            return Err(place.error(format!(
-                "a rule before has the name {:?}, too: the audit log must tell them apart",
-                rule.name
-            )));
-        }
-        rules.push(rule);
-    }
-    Ok(rules.into())
-}
-
-fn rule(place: Place<'_>) -> Result<AllowRule, ConfigError> {
-    let fields = place.fields(["name", "namespaces", "serviceAccounts"])?;
-    let (node, path) = fields.need("name", "messages and the audit log name the rule that admits")?;
-    let at = Place::new(node, &path);
-    let name = at.text()?;
-    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
-        return Err(at.error("a name has 1 to 63 letters"));
-    }
-    Ok(AllowRule {
-        name: name.to_owned(),
-        namespaces: patterns(fields.need("namespaces", "write [\"*\"] for all of them")?)?,
-        service_accounts: patterns(fields.need("serviceAccounts", "write [\"*\"] for all of them")?)?,
-    })
-}
-
-fn patterns((node, path): Found<'_>) -> Result<Box<[Pattern]>, ConfigError> {
-    let place = Place::new(node, &path);
-    let items = place.list()?;
-    if items.is_empty() {
-        return Err(
-            place.error("an empty list matches nothing: name at least one, or write [\"*\"], or leave out the rule")
-        );
-    }
-    let pattern = |(index, node)| {
-        let path = Path::Item(&path, index);
-        let place = Place::new(node, &path);
-        Pattern::parse(place.text()?).map_err(|why| place.error(why))
-    };
-    items.iter().enumerate().map(pattern).collect()
-}
-
-fn key_types((node, path): Found<'_>) -> Result<Box<[KeyType]>, ConfigError> {
+pub(super) fn key_types((node, path): Found<'_>) -> Result<Box<[KeyType]>, ConfigError> {
     let place = Place::new(node, &path);
     let mut found: Vec<KeyType> = Vec::new();
     for (index, node) in place.list()?.iter().enumerate() {
@@ -185,7 +140,7 @@ fn lifetime((node, path): Found<'_>) -> Result<Lifetime, ConfigError> {
     Ok(Lifetime { max_seconds, refresh_from_permille, refresh_to_permille })
 }
 
-fn longest((node, path): Found<'_>) -> Result<u32, ConfigError> {
+pub(super) fn longest((node, path): Found<'_>) -> Result<u32, ConfigError> {
     let place = Place::new(node, &path);
     let text = place.text()?;
     let seconds = seconds(text)

@@ -9,6 +9,7 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
+use super::LabelPairs;
 use crate::names::{clip, nearest};
 
 /// Why a configuration is refused.
@@ -154,6 +155,23 @@ impl<'t> Place<'t> {
                 Err(self.error("a list is wanted here: write [...], or one `- ` line for each item"))
             }
         }
+    }
+
+    /// A mapping of any keys to texts, sorted.
+    pub(super) fn texts(&self) -> Result<LabelPairs, ConfigError> {
+        let Tree::Map(entries) = self.tree else {
+            return Err(self.error("a mapping of keys to values is wanted here"));
+        };
+        let text = |(key, node): &(Spanned<String>, Spanned<Tree>)| match &node.value {
+            Tree::Text(text) => Ok((key.value.as_str().into(), text.as_str().into())),
+            Tree::Null | Tree::Bool(_) | Tree::Number(_) | Tree::List(_) | Tree::Map(_) => {
+                let problem = format!("{:?} needs a text: write it in quotes", clip(&key.value));
+                Err(ConfigError { line: node.referenced.line(), ..self.error(problem) })
+            }
+        };
+        let mut texts: Box<[_]> = entries.iter().map(text).collect::<Result<_, _>>()?;
+        texts.sort_unstable();
+        Ok(texts)
     }
 
     /// The fields of a mapping. All that may be there are named, so that others can be refused.

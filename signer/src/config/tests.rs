@@ -60,6 +60,119 @@ fn every_field_is_read() {
 }
 
 #[test]
+fn a_profile_decides_on_the_words() {
+    let config = parse(CONFIG).unwrap();
+    let default = &config.signers()[0].wording;
+    assert_eq!(default.spiffe_path.as_ref().unwrap().to_string(), "/ns/{namespace}/sa/{serviceAccount}");
+    assert!(default.dns_names.is_empty() && !default.pod_ips && default.subject.is_empty());
+    assert!(default.usages == Usages::Both && !default.wants_services());
+
+    let config = more(
+        "profile:\n      spiffeId: /x/{namespace}/{label:a.b/team}\n      trustedLabels: [a.b/team]\n      dnsNames: [hostname, \
+         '{pod}.{namespace}.svc', services]\n      ipAddresses: [podIPs]\n      subject: {organization: A B, organizationalUnit: \
+         '{node}', commonName: '{serviceAccount}.{namespace}'}",
+    )
+    .unwrap();
+    let wording = &config.signers()[0].wording;
+    assert_eq!(wording.spiffe_path.as_ref().unwrap().to_string(), "/x/{namespace}/{label:a.b/team}");
+    let names: Vec<String> = wording.dns_names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["hostname", "{pod}.{namespace}.svc", "services"]);
+    assert!(wording.pod_ips && wording.wants_services());
+    let subject: Vec<String> = wording.subject.fields().map(|(_, field)| field.unwrap().to_string()).into();
+    assert_eq!(subject, ["A B", "{node}", "{serviceAccount}.{namespace}"]);
+    let report = config.report();
+    for line in [
+        "names pods spiffe://prod.example.org/x/{namespace}/{label:a.b/team}",
+        "{service}.{namespace}.svc and {service}.{namespace}.svc.cluster.local of each Service",
+        "IP addresses",
+        "subject    organization A B, organizationalUnit {node}, commonName {serviceAccount}.{namespace}",
+    ] {
+        assert!(report.contains(line), "{line:?} is not in\n{report}");
+    }
+    let server = more("profile: {spiffeId: none, dnsNames: [services], usages: [server]}").unwrap();
+    assert_eq!(server.signers()[0].wording.usages, Usages::Server);
+    assert!(server.report().contains("usages     servers only"));
+}
+
+#[test]
+fn a_rule_has_conditions_limits_and_requests() {
+    let rule = |lines: &str| parse(&format!("{CONFIG}{lines}"));
+    let config = rule(
+        "      namespaceSelector: {matchLabels: {env: prod}}\n      nodeSelector: {matchLabels: {b: '2', a: '1'}}\n      lifetime: \
+         {max: 6h}\n      keyTypes: [ED25519]\n      shadow: true\n      requests: {services: true, hostname: true, podIPs: true, \
+         dnsNames: [api.bank.svc], commonNames: [cart_rw]}\n",
+    )
+    .unwrap();
+    let rule_read = &config.signers()[0].allow[0];
+    assert_eq!(*rule_read.namespace_labels, [("env".into(), "prod".into())]);
+    assert_eq!(*rule_read.node_labels, [("a".into(), "1".into()), ("b".into(), "2".into())]);
+    assert_eq!((rule_read.max_seconds, rule_read.shadow), (Some(21_600), true));
+    assert_eq!(rule_read.key_types.as_deref(), Some([KeyType::Ed25519].as_slice()));
+    assert!(config.signers()[0].wants_services() && config.signers()[0].wants_namespaces());
+    let report = config.report();
+    for line in [
+        "SHADOW     ServiceAccounts * of namespaces shop, team-* (rule shops)",
+        "where the namespace has the labels env=prod",
+        "on nodes with the labels a=1, b=2",
+        "for 6h at most",
+        "with ED25519 keys",
+        "which may ask for names of Services that select them, their host name, their addresses, DNS name api.bank.svc, common name \
+         cart_rw",
+    ] {
+        assert!(report.contains(line), "{line:?} is not in\n{report}");
+    }
+    refused(rule("      nodeSelector: {}\n"), 12, "spec.allow[0].nodeSelector", &["matchLabels is missing"]);
+    refused(
+        rule("      nodeSelector: {matchLabels: {}}\n"),
+        12,
+        "spec.allow[0].nodeSelector.matchLabels",
+        &["selects everything"],
+    );
+    refused(
+        rule("      nodeSelector: {matchLabels: {a: 1}}\n"),
+        12,
+        "spec.allow[0].nodeSelector.matchLabels",
+        &["\"a\"", "in quotes"],
+    );
+    refused(rule("      lifetime: {max: 10m}\n"), 12, "spec.allow[0].lifetime.max", &["1h"]);
+    refused(rule("      requests: {dnsName: []}\n"), 12, "spec.allow[0].requests", &["did you mean \"dnsNames\"?"]);
+    for bad in ["bank.example.org", "svc", "xsvc", "*.bank.svc"] {
+        let config = rule(&format!("      requests: {{dnsNames: ['{bad}']}}\n"));
+        refused(config, 12, "spec.allow[0].requests.dnsNames[0]", &[bad]);
+    }
+    refused(
+        rule("      requests: {commonNames: ['system:masters']}\n"),
+        12,
+        "spec.allow[0].requests.commonNames[0]",
+        &["Kubernetes"],
+    );
+}
+
+#[test]
+fn a_profile_that_makes_no_good_certificate_is_refused() {
+    let profile = |profile: &str| more(&format!("profile: {{{profile}}}"));
+    refused(profile("dnsName: [services]"), 12, "spec.profile", &["did you mean \"dnsNames\"?"]);
+    refused(profile("dnsNames: [service]"), 12, "spec.profile.dnsNames[0]", &["did you mean services?"]);
+    refused(profile("dnsNames: [services, services]"), 12, "spec.profile.dnsNames[1]", &["twice"]);
+    refused(profile("dnsNames: [bank.example.org]"), 12, "spec.profile.dnsNames[0]", &["{namespace}.svc"]);
+    refused(profile("spiffeId: '/sa/{serviceAccount}'"), 12, "spec.profile.spiffeId", &["{namespace}"]);
+    refused(profile("spiffeId: none"), 12, "spec.profile", &["needs a name"]);
+    refused(profile("usages: [client]"), 12, "spec.profile", &["X.509-SVID", "spiffeId: none"]);
+    refused(profile("usages: [sever]"), 12, "spec.profile.usages[0]", &["did you mean server?"]);
+    refused(profile("usages: []"), 12, "spec.profile.usages", &["[client], [server]"]);
+    refused(profile("ipAddresses: [nodeIPs]"), 12, "spec.profile.ipAddresses[0]", &["podIPs"]);
+    refused(profile("subject: {CN: a}"), 12, "spec.profile.subject", &["\"CN\"", "commonName"]);
+    refused(profile("subject: {commonName: 'system:admin'}"), 12, "spec.profile.subject.commonName", &["Kubernetes"]);
+    refused(
+        profile("subject: {commonName: '{label:team}'}"),
+        12,
+        "spec.profile.subject.commonName",
+        &["pod's author", "trustedLabels"],
+    );
+    refused(profile("trustedLabels: ['a b']"), 12, "spec.profile.trustedLabels[0]", &["no key of a label"]);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_one_that_was_meant() {
     refused(
         more("trustdomain: x"),
@@ -204,7 +317,7 @@ fn the_report_says_what_is_in_force() {
         "signer domain podmint.dev, cluster domain cluster.local",
         "PodSigner workload (SUSPENDED: every request is held)",
         "answers    signerName podmint.dev/workload",
-        "spiffe://prod.example.org/ns/<namespace>/sa/<service account>",
+        "spiffe://prod.example.org/ns/{namespace}/sa/{serviceAccount}",
         "admits     ServiceAccounts * of namespaces shop, team-* (rule shops)",
         "key types  RSA3072 or ED25519",
         "lifetime   1d 12h at most, renewed at 40% to 60% of it",

@@ -149,7 +149,9 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
         | Hold::ServiceAccountNotFound(_)
         | Hold::OtherServiceAccount(_)
         | Hold::NodeNotFound(_)
-        | Hold::OtherNode(_) => Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) },
+        | Hold::OtherNode(_)
+        | Hold::NotSelected(_)
+        | Hold::ServicesNotKnown => Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) },
         // We are told when these change; the time is for when we are not.
         Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished | Hold::GuardMissing => {
             Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
@@ -162,7 +164,10 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
         | Hold::Suspended { .. }
         | Hold::NotAdmitted { .. }
         | Hold::KeyTypeNotServed { .. }
-        | Hold::NoSuchIdentity
+        | Hold::NoSuchName { .. }
+        | Hold::TooManyServices { .. }
+        | Hold::AnnotationValue { .. }
+        | Hold::NotGranted { .. }
         | Hold::KeyOnAnotherPod => Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(1) },
     }
 }
@@ -185,7 +190,12 @@ pub(crate) fn awaits(hold: &Hold) -> Awaits {
         | Hold::Suspended { .. }
         | Hold::NotAdmitted { .. }
         | Hold::KeyTypeNotServed { .. }
-        | Hold::NoSuchIdentity
+        | Hold::NoSuchName { .. }
+        | Hold::ServicesNotKnown
+        | Hold::TooManyServices { .. }
+        | Hold::AnnotationValue { .. }
+        | Hold::NotGranted { .. }
+        | Hold::NotSelected(_)
         | Hold::AuditUnwritable
         | Hold::KeyOnAnotherPod => Awaits::Time,
     }

@@ -21,16 +21,17 @@ use crate::{
         keeper::{Authority, serial},
         lookup::{Lookup, LookupError},
         publish::{Put, fate, publish, reread},
+        services::SeenServices,
         versions::{Version, Versions},
         wire::{RequestObject, State, Target},
     },
     config::PodSigner,
     health::Token,
     metrics::{AnswerLabels, Metrics},
-    names::{PodName, PodUid},
+    names::{PodName, PodUid, ServiceName},
     pace::Pace,
     pipeline::{
-        Answer, Claim, Decision, Denial, Fault, Freshness, Hold, Issued, Unclaimed,
+        Answer, Claim, Decision, Denial, Fact, Fault, Freshness, Hold, Issued, Observed, Unclaimed,
         answer::{Means, decide},
         rules::Broken,
     },
@@ -41,6 +42,7 @@ pub(crate) struct Parts {
     pub(crate) calls: Calls,
     pub(crate) versions: Versions,
     pub(crate) lookup: Lookup,
+    pub(crate) services: SeenServices,
     pub(crate) signers: Vec<Arc<PodSigner>>,
     /// By number of the signer.
     pub(crate) authorities: Vec<watch::Receiver<Authority>>,
@@ -228,7 +230,10 @@ async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Resul
 /// From the API server's cache first, which can only accept; then by quorum.
 async fn look_and_decide(parts: &Parts, signer: usize, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
     for freshness in [Freshness::Cached, Freshness::Quorum] {
-        let seen = parts.lookup.observe(Arc::clone(claim), freshness).await.map_err(WalkError::Lookup)?;
+        let namespace = parts.signers.get(signer).is_some_and(|signer| signer.wants_namespaces());
+        let seen = parts.lookup.observe(Arc::clone(claim), freshness, namespace).await;
+        let mut seen = seen.map_err(WalkError::Lookup)?;
+        seen.services = parts.services_of(signer, &seen);
         let (issuer, unusable) = match parts.authority(signer).issuer {
             Ok(issuer) => (Some(issuer), None),
             Err(hold) => (None, Some(hold)),
@@ -253,6 +258,8 @@ async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) 
     let now = parts.calls.clock().now().ok_or(WalkError::NoTime)?;
     let (short_lived, ignored) = (issued.is_short_lived(), !issued.claim().ignored.is_empty());
     let (claim, words) = (Arc::clone(issued.claim()), issued.words().clone());
+    let policy = issued.approved().signer().name.clone();
+    let (rule, shadow) = (issued.approved().rule().to_owned(), issued.approved().shadow().map(str::to_owned));
     // Before the audit line, so that the log shows no certificate that never left. The watch shows the chain only later.
     if !parts.live().take(&claim.target.uid, &claim.pod_uid, job.signer, issued.chain_pem()) {
         return Ok(key_on_another_pod(parts, job, &claim));
@@ -264,6 +271,10 @@ async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) 
     let once = send(parts, recorded, version).await?;
     if matches!(once, Once::End(Ended::Answered)) {
         parts.count("issue", "issued");
+        parts.metrics.rule(policy.as_str(), &rule, "issued");
+        if let Some(shadow) = shadow {
+            parts.shadow(policy.as_str(), &shadow, &claim.target);
+        }
         if short_lived {
             parts.metrics.short_lives.inc();
         }
@@ -271,7 +282,7 @@ async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) 
             parts.metrics.ignored_csr_content.inc();
         }
         tracing::info!(
-            namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, spiffe_id = words.uri,
+            namespace = %claim.target.namespace, request = %claim.target.name, pod = %claim.pod, name = words.called(),
             serial = %words.serial, until = %words.not_after, "issued"
         );
     }
@@ -359,6 +370,9 @@ fn judge(parts: &Parts, put: Put) -> (Outcome, Result<Once, WalkError>) {
 
 fn held(parts: &Parts, job: &Job, hold: Hold, pod: Option<(PodName, PodUid)>) -> Once {
     parts.count("hold", hold.label());
+    if let Hold::NotAdmitted { policy, shadow: Some(shadow), .. } = &hold {
+        parts.shadow(policy, shadow, &job.target);
+    }
     tracing::debug!(
         namespace = %job.target.namespace, request = %job.target.name, reason = hold.label(), "held: {hold}"
     );
@@ -392,6 +406,15 @@ impl Parts {
 
     pub(crate) fn authority(&self, signer: usize) -> Authority {
         self.authorities.get(signer).map_or_else(Authority::unknown, |authority| authority.borrow().clone())
+    }
+
+    /// The Services that select the pod, where its certificate is to have their names.
+    fn services_of(&self, signer: usize, seen: &Observed) -> Option<Box<[ServiceName]>> {
+        let wanted = self.signers.get(signer).is_some_and(|signer| signer.wants_services());
+        match &seen.pod {
+            Fact::Found(pod, _) if wanted => self.services.selecting(&seen.claim.target.namespace, &pod.labels),
+            Fact::Found(..) | Fact::Absent(_) => None,
+        }
     }
 
     pub(crate) fn watch_is_up(&self, signer: usize) {
@@ -428,6 +451,12 @@ impl Parts {
 
     fn count(&self, answer: &'static str, reason: &'static str) {
         self.metrics.answers.get_or_create(&AnswerLabels { answer, reason }).inc();
+    }
+
+    /// A rule in shadow would have been the first to admit this request.
+    fn shadow(&self, policy: &str, rule: &str, target: &Target) {
+        self.metrics.rule(policy, rule, "shadow");
+        tracing::info!(namespace = %target.namespace, request = %target.name, policy, rule, "a rule in shadow would admit this");
     }
 
     fn audit_failed(&self, error: &AuditError) {

@@ -81,13 +81,24 @@ pub fn decide(seen: Observed, means: Means<'_>) -> Decision {
 
 fn walk(seen: Observed, means: Means<'_>) -> Result<Issued, Decision> {
     let Means { signer, issuer, now, serial } = means;
+    let profile = words(seen, signer, issuer.map(Issuer::usable_until), now, serial)?;
+    let issuer = issuer.ok_or(Hold::AuthorityUnusable)?;
+    Issued::sign(profile, issuer).map_err(|fault| Decision::Answer(Answer::Fault(fault)))
+}
+
+/// Walks from facts to the words of the certificate: all that is decided before the CA's key is touched. The signer goes on from
+/// here; `kubectl podmint explain` ends here. `usable_until` is the CA's, where there is one.
+pub fn words(
+    seen: Observed,
+    signer: Option<&Arc<PodSigner>>,
+    usable_until: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+    serial: SerialNumber,
+) -> Result<Profile, Decision> {
     let name = seen.claim.signer.clone();
     let verified = Verified::check(seen)?;
-    let signer = signer.ok_or(Hold::NoSuchSigner(name))?;
-    let approved = Approved::admit(verified, signer)?;
-    let issuer = issuer.ok_or(Hold::AuthorityUnusable)?;
-    let profile = Profile::decide(approved, issuer.usable_until(), now, serial)?;
-    Issued::sign(profile, issuer).map_err(|fault| Decision::Answer(Answer::Fault(fault)))
+    let approved = Approved::admit(verified, signer.ok_or(Hold::NoSuchSigner(name))?)?;
+    Ok(Profile::decide(approved, usable_until.ok_or(Hold::AuthorityUnusable)?, now, serial)?)
 }
 
 impl From<Unverified> for Decision {

@@ -2,8 +2,14 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{claim::Claim, refusal::Hold, verified::Verified};
-use crate::config::PodSigner;
+use super::{
+    asked::{self, Asked},
+    claim::Claim,
+    facts::Labels,
+    refusal::Hold,
+    verified::Verified,
+};
+use crate::config::{AllowRule, PodSigner};
 
 /// A claim that the policy admits, with the life that it is granted.
 ///
@@ -19,18 +25,20 @@ use crate::config::PodSigner;
 /// # use std::sync::Arc;
 /// # use podmint_signer::{config::PodSigner, pipeline::{Approved, Hold, Verified}};
 /// fn approve(verified: Verified, signer: &Arc<PodSigner>) -> Result<Approved, Hold> {
-///     Ok(Approved { verified, signer: signer.clone(), rule: 0, granted_seconds: 3600 })
+///     Ok(Approved { verified, signer: signer.clone(), rule: 0, shadow: None, asked: Default::default(), granted_seconds: 3600 })
 /// }
 /// ```
 pub struct Approved {
     verified: Verified,
     signer: Arc<PodSigner>,
     rule: usize,
+    shadow: Option<usize>,
+    asked: Asked,
     granted_seconds: u32,
 }
 
 impl Approved {
-    /// Looks for the first rule that admits the pod's ServiceAccount.
+    /// Looks for the first rule in force that is for this pod, and holds the request to its limits.
     pub fn admit(verified: Verified, signer: &Arc<PodSigner>) -> Result<Self, Hold> {
         let claim = verified.claim();
         // The caller chose the PodSigner by this name. That it did is worth one comparison.
@@ -40,21 +48,43 @@ impl Approved {
         if signer.suspend {
             return Err(Hold::Suspended { policy: signer.name.to_string() });
         }
-        let rule = admitting_rule(claim, signer)?;
-        if !signer.key_types.contains(&claim.key_type()) {
+        let shadow = signer.allow.iter().position(|rule| rule.shadow && is_for(rule, &verified));
+        let found = signer.allow.iter().enumerate().find(|(_, rule)| !rule.shadow && is_for(rule, &verified));
+        let Some((index, rule)) = found else {
+            return Err(Hold::NotAdmitted {
+                policy: signer.name.to_string(),
+                namespace: claim.target.namespace.to_string(),
+                service_account: claim.service_account.clone(),
+                any_rule: !signer.allow.is_empty(),
+                almost: almost(signer, &verified).map(|rule| rule.name.clone()),
+                shadow: shadow.and_then(|shadow| signer.allow.get(shadow)).map(|rule| rule.name.clone()),
+            });
+        };
+        let served = [Some(&signer.key_types), rule.key_types.as_ref()].into_iter().flatten();
+        if let Some(served) = served.into_iter().find(|served| !served.contains(&claim.key_type())) {
             return Err(Hold::KeyTypeNotServed {
                 policy: signer.name.to_string(),
                 asked: claim.key_type(),
-                served: signer.key_types.to_vec(),
+                served: served.to_vec(),
             });
         }
-        let granted_seconds = claim.max_expiration_seconds.min(signer.lifetime.max_seconds);
-        Ok(Self { verified, signer: Arc::clone(signer), rule, granted_seconds })
+        let asked = asked::granted(claim, rule, &signer.wording)?;
+        let longest =
+            rule.max_seconds.map_or(signer.lifetime.max_seconds, |most| most.min(signer.lifetime.max_seconds));
+        let granted_seconds = claim.max_expiration_seconds.min(longest);
+        // A rule behind the one that admits would change nothing.
+        let shadow = shadow.filter(|shadow| *shadow < index);
+        Ok(Self { verified, signer: Arc::clone(signer), rule: index, shadow, asked, granted_seconds })
     }
 
     /// What was approved.
     pub fn claim(&self) -> &Arc<Claim> {
         self.verified.claim()
+    }
+
+    /// The facts behind it.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
     }
 
     /// The PodSigner that approved it.
@@ -67,29 +97,50 @@ impl Approved {
         self.signer.allow.get(self.rule).map_or("", |rule| &rule.name)
     }
 
+    /// The rule in shadow that would have come first.
+    pub fn shadow(&self) -> Option<&str> {
+        self.signer.allow.get(self.shadow?).map(|rule| &*rule.name)
+    }
+
+    /// What the pod asked for and is granted.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
     /// The life granted: not more than asked for, not more than the policy allows.
     pub fn granted_seconds(&self) -> u32 {
         self.granted_seconds
     }
 }
 
-fn admitting_rule(claim: &Claim, signer: &PodSigner) -> Result<usize, Hold> {
-    let admits = signer.allow.iter().position(|rule| rule.admits(&claim.target.namespace, &claim.service_account));
-    admits.ok_or_else(|| Hold::NotAdmitted {
-        policy: signer.name.to_string(),
-        namespace: claim.target.namespace.to_string(),
-        service_account: claim.service_account.clone(),
-        any_rule: !signer.allow.is_empty(),
-    })
+/// Whether a rule is for this pod: the one place where that is decided, and where other predicates over verified facts would join.
+fn is_for(rule: &AllowRule, verified: &Verified) -> bool {
+    let claim = verified.claim();
+    let namespace = verified.namespace().map(|namespace| &*namespace.labels);
+    rule.admits(&claim.target.namespace, &claim.service_account)
+        && has(&verified.node().labels, &rule.node_labels)
+        && (rule.namespace_labels.is_empty() || namespace.is_some_and(|labels| has(labels, &rule.namespace_labels)))
+}
+
+fn has(labels: &Labels, wanted: &[(Box<str>, Box<str>)]) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The rule that would admit the pod, were it not for the labels of its namespace or its node.
+fn almost<'s>(signer: &'s PodSigner, verified: &Verified) -> Option<&'s AllowRule> {
+    let claim = verified.claim();
+    signer.allow.iter().find(|rule| !rule.shadow && rule.admits(&claim.target.namespace, &claim.service_account))
 }
 
 impl fmt::Debug for Approved {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verified, signer, rule, granted_seconds } = self;
+        let Self { verified, signer, rule, shadow, asked, granted_seconds } = self;
         out.debug_struct("Approved")
             .field("verified", verified)
             .field("signer", &signer.name)
             .field("rule", rule)
+            .field("shadow", shadow)
+            .field("asked", asked)
             .field("granted_seconds", granted_seconds)
             .finish()
     }
@@ -142,6 +193,56 @@ mod tests {
             signer.allow = rules.into();
         });
         assert!(matches!(held(&halves), Hold::NotAdmitted { .. }));
+    }
+
+    #[test]
+    fn a_rule_may_want_labels_of_namespace_and_node() {
+        let labels = |key: &str, value: &str| [(key.into(), value.into())].into();
+        let namespace = |value: &str| changed(|signer| signer.allow[0].namespace_labels = labels("env", value));
+        let node = |value: &str| changed(|signer| signer.allow[0].node_labels = labels("pool", value));
+        assert!(Approved::admit(verified(), &namespace("prod")).is_ok());
+        assert!(Approved::admit(verified(), &node("trusted")).is_ok());
+        for signer in [namespace("test"), node("spot")] {
+            let hold = held(&signer);
+            assert!(hold.to_string().contains("namespaceSelector and nodeSelector"), "{hold}");
+        }
+        let unknown = Verified::check(Observed { namespace: None, ..honest() }).unwrap();
+        assert!(Approved::admit(unknown, &namespace("prod")).is_err(), "a namespace that is not known has no label");
+    }
+
+    #[test]
+    fn a_rule_limits_life_and_keys() {
+        let short = changed(|signer| signer.allow[0].max_seconds = Some(7_200));
+        assert_eq!(Approved::admit(verified(), &short).unwrap().granted_seconds(), 7_200);
+        let long = changed(|signer| signer.allow[0].max_seconds = Some(1_000_000));
+        assert_eq!(Approved::admit(verified(), &long).unwrap().granted_seconds(), 43_200, "never more than asked for");
+        let keys = changed(|signer| signer.allow[0].key_types = Some([KeyType::Ed25519].into()));
+        assert!(matches!(held(&keys), Hold::KeyTypeNotServed { served, .. } if served == [KeyType::Ed25519]));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides_and_one_in_shadow_does_not() {
+        let two = |shadow: bool| {
+            changed(|signer| {
+                let mut rules = vec![signer.allow[0].clone(), signer.allow[0].clone()];
+                (rules[0].name, rules[0].shadow, rules[0].max_seconds) = ("new".to_owned(), shadow, Some(3_600));
+                signer.allow = rules.into();
+            })
+        };
+        let approved = Approved::admit(verified(), &two(false)).unwrap();
+        assert_eq!((approved.rule(), approved.shadow(), approved.granted_seconds()), ("new", None, 3_600));
+        let approved = Approved::admit(verified(), &two(true)).unwrap();
+        assert_eq!((approved.rule(), approved.shadow(), approved.granted_seconds()), ("shops", Some("new"), 43_200));
+        let behind = changed(|signer| {
+            let mut rules = vec![signer.allow[0].clone(), signer.allow[0].clone()];
+            (rules[1].name, rules[1].shadow) = ("new".to_owned(), true);
+            signer.allow = rules.into();
+        });
+        assert_eq!(Approved::admit(verified(), &behind).unwrap().shadow(), None, "it would change nothing");
+        let alone = changed(|signer| signer.allow[0].shadow = true);
+        let hold = held(&alone);
+        assert!(matches!(&hold, Hold::NotAdmitted { shadow: Some(rule), .. } if rule == "shops"));
+        assert!(hold.to_string().contains("shadow: true"), "{hold}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What the API server knows of a pod, a ServiceAccount and a node, reduced to the few fields that a decision needs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::key::KeyType;
-use crate::names::{NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid, SignerName};
+use crate::names::{
+    Hostname, NodeName, NodeUid, PodUid, ServiceAccountName, ServiceAccountUid, ServiceName, SignerName,
+};
 
 /// How a fact was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,11 +46,24 @@ pub struct PodFacts {
     pub service_account: Option<ServiceAccountName>,
     /// Whether a kubelet made it of a file: such a pod is no proof of anything.
     pub is_mirror: bool,
+    /// Its labels, which its author chooses and may change.
+    pub labels: Labels,
+    /// Its host name in the DNS, for ever, where its author (or its StatefulSet) gave it one.
+    pub hostname: Option<Hostname>,
+    /// The Service below which that host name is, for ever.
+    pub subdomain: Option<ServiceName>,
+    /// Whether it is on its node's own network, for ever.
+    pub is_on_host_network: bool,
+    /// Its addresses, once its kubelet has told them: not before its volumes are there, so that its first certificate has none.
+    pub addresses: Box<[IpAddr]>,
     /// How far it has come.
     pub phase: Phase,
     /// Its `podCertificate` sources, of all volumes and signers.
     pub projections: Box<[Projection]>,
 }
+
+/// The labels of an object.
+pub type Labels = BTreeMap<Box<str>, Box<str>>;
 
 /// How far a pod has come; it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +101,15 @@ pub struct ServiceAccountFacts {
 pub struct NodeFacts {
     /// The UID of the one that lives now.
     pub uid: Option<NodeUid>,
+    /// Its labels, which its administrator chooses, and its kubelet for some.
+    pub labels: Arc<Labels>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Its labels.
+    pub labels: Arc<Labels>,
 }
 
 impl PodFacts {
@@ -117,14 +141,18 @@ pub(crate) struct Bare {
 #[derive(Default, Deserialize)]
 struct Metadata {
     uid: Option<Box<str>>,
+    labels: Option<Labels>,
     annotations: Option<BTreeMap<Box<str>, IgnoredAny>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PodSpec {
     node_name: Option<Box<str>>,
     service_account_name: Option<Box<str>>,
+    hostname: Option<Box<str>>,
+    subdomain: Option<Box<str>>,
+    host_network: Option<bool>,
     volumes: Option<Vec<Volume>>,
 }
 
@@ -157,10 +185,17 @@ struct PodCertificateProjection {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PodStatus {
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
     phase: Option<Box<str>>,
     init_container_statuses: Option<Vec<ContainerStatus>>,
     container_statuses: Option<Vec<ContainerStatus>>,
     ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp {
+    ip: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -180,18 +215,29 @@ struct ContainerState {
 impl From<Pod> for PodFacts {
     fn from(Pod { metadata, spec, status }: Pod) -> Self {
         let phase = phase(status.as_ref());
-        let (node, account, volumes) =
-            spec.map_or((None, None, None), |spec| (spec.node_name, spec.service_account_name, spec.volumes));
+        let spec = spec.unwrap_or_default();
+        let PodSpec { node_name, service_account_name, hostname, subdomain, host_network, volumes } = spec;
+        let addresses = status.into_iter().filter_map(|status| status.pod_ips).flatten();
         let sources = volumes.into_iter().flatten().filter_map(|volume| volume.projected?.sources).flatten();
         Self {
             uid: metadata.uid.and_then(|uid| PodUid::parse(&uid).ok()),
-            node: node.and_then(|name| NodeName::parse(&name).ok()),
-            service_account: account.and_then(|name| ServiceAccountName::parse(&name).ok()),
+            node: node_name.and_then(|name| NodeName::parse(&name).ok()),
+            service_account: service_account_name.and_then(|name| ServiceAccountName::parse(&name).ok()),
             is_mirror: metadata.annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
+            labels: metadata.labels.unwrap_or_default(),
+            hostname: hostname.and_then(|name| Hostname::parse(&name).ok()),
+            subdomain: subdomain.and_then(|name| ServiceName::parse(&name).ok()),
+            is_on_host_network: host_network == Some(true),
+            addresses: addresses.filter_map(|address| address.ip?.parse().ok()).filter(is_a_pods).take(2).collect(),
             phase,
             projections: sources.filter_map(|source| source.pod_certificate).map(Projection::from).collect(),
         }
     }
+}
+
+/// What nobody's pod can have is not believed of any.
+fn is_a_pods(address: &IpAddr) -> bool {
+    !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
 /// `Pending` lasts while init containers run, and those have their certificate already.
@@ -231,7 +277,14 @@ impl From<Bare> for ServiceAccountFacts {
 
 impl From<Bare> for NodeFacts {
     fn from(node: Bare) -> Self {
-        Self { uid: node.metadata.uid.and_then(|uid| NodeUid::parse(&uid).ok()) }
+        let Metadata { uid, labels, annotations: _ } = node.metadata;
+        Self { uid: uid.and_then(|uid| NodeUid::parse(&uid).ok()), labels: Arc::new(labels.unwrap_or_default()) }
+    }
+}
+
+impl From<Bare> for NamespaceFacts {
+    fn from(namespace: Bare) -> Self {
+        Self { labels: Arc::new(namespace.metadata.labels.unwrap_or_default()) }
     }
 }
 
@@ -258,10 +311,13 @@ mod tests {
     #[test]
     fn a_pod_is_reduced_to_what_counts() {
         let pod = facts(json!({
-            "metadata": {"uid": "u-1", "annotations": {"kubernetes.io/config.mirror": "x"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"uid": "u-1", "labels": {"app": "cart"},
+                "annotations": {"kubernetes.io/config.mirror": "x"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {
                 "nodeName": "node-a",
                 "serviceAccountName": "cart",
+                "hostname": "cart-0",
+                "subdomain": "carts",
                 "containers": [],
                 "volumes": [
                     {"name": "a", "emptyDir": {}},
@@ -273,13 +329,17 @@ mod tests {
                     ]}},
                 ],
             },
-            "status": {"phase": "Running"},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "127.0.0.1"}, {"ip": "x"}, {}, {"ip": "fd00::7"}]},
         }));
         assert_eq!(pod.uid.unwrap().as_str(), "u-1");
         assert_eq!(pod.node.unwrap().as_str(), "node-a");
         assert_eq!(pod.service_account.unwrap().as_str(), "cart");
         assert!(pod.is_mirror);
+        assert_eq!(pod.labels.get("app").map(|value| &**value), Some("cart"));
+        assert_eq!((pod.hostname.unwrap().as_str(), pod.subdomain.unwrap().as_str()), ("cart-0", "carts"));
         assert_eq!(pod.phase, Phase::Started, "a pod that is being deleted has not finished");
+        assert_eq!(*pod.addresses, [IpAddr::from([10, 0, 0, 7]), "fd00::7".parse().unwrap()]);
+        assert!(!pod.is_on_host_network);
         let [first, second] = &*pod.projections else { panic!() };
         assert_eq!(
             (&*first.signer, first.key_type, first.max_expiration_seconds),

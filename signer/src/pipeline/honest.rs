@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, macros::datetime};
 
 use super::{
-    Approved, Claim, Fact, Freshness, Issued, KeyType, NodeFacts, Observed, Phase, PodFacts, Profile, Projection,
-    ServiceAccountFacts, Verified,
+    Approved, Claim, Fact, Freshness, Issued, KeyType, NamespaceFacts, NodeFacts, Observed, Phase, PodFacts, Profile,
+    Projection, ServiceAccountFacts, Verified,
 };
 use crate::{
     authority::{Generation, Issuer, Makings, Published, make},
     cluster::{versions::Version, wire::RequestObject},
     config::{Config, Domains, PodSigner},
-    names::{NodeName, NodeUid, PodUid, SerialNumber, ServiceAccountName, ServiceAccountUid},
+    names::{Hostname, NodeName, NodeUid, PodUid, SerialNumber, ServiceAccountName, ServiceAccountUid, ServiceName},
 };
 
 pub(crate) const POD_UID: &str = "6d2f7e1c-0f4a-4a8e-9d0b-5f3a1c2b7e90";
@@ -155,6 +155,11 @@ pub(crate) fn honest_of(claim: Claim) -> Observed {
         node: Some(NodeName::parse("node-a").unwrap()),
         service_account: Some(ServiceAccountName::parse("cart").unwrap()),
         is_mirror: false,
+        labels: [("app".into(), "cart".into())].into(),
+        hostname: Some(Hostname::parse("cart-0").unwrap()),
+        subdomain: Some(ServiceName::parse("carts").unwrap()),
+        is_on_host_network: false,
+        addresses: Box::default(),
         phase: Phase::Waiting,
         projections: [Projection {
             signer: "podmint.dev/workload".into(),
@@ -166,12 +171,17 @@ pub(crate) fn honest_of(claim: Claim) -> Observed {
     };
     let service_account =
         ServiceAccountFacts { uid: Some(ServiceAccountUid::parse("c0ffee00-1111-4222-8333-444455556666").unwrap()) };
-    let node = NodeFacts { uid: Some(NodeUid::parse("0ddba11e-7777-4888-9999-aaaabbbbcccc").unwrap()) };
+    let node = NodeFacts {
+        uid: Some(NodeUid::parse("0ddba11e-7777-4888-9999-aaaabbbbcccc").unwrap()),
+        labels: Arc::new([("pool".into(), "trusted".into())].into()),
+    };
     Observed {
         claim: Arc::new(claim),
         pod: Fact::Found(pod, Freshness::Cached),
         service_account: Fact::Found(service_account, Freshness::Cached),
         node: Fact::Found(node, Freshness::Cached),
+        namespace: Some(NamespaceFacts { labels: Arc::new([("env".into(), "prod".into())].into()) }),
+        services: Some(["carts", "front"].map(|name| ServiceName::parse(name).unwrap()).into()),
     }
 }
 
@@ -198,6 +208,18 @@ spec:
 
 pub(crate) fn signer() -> Arc<PodSigner> {
     let config = Config::parse(CONFIG, &domains()).unwrap();
+    Arc::clone(&config.signers()[0])
+}
+
+/// The smallest configuration with one more line in its `spec`.
+pub(crate) fn config_with(line: &str) -> Arc<PodSigner> {
+    let config = Config::parse(&format!("{CONFIG}  {line}\n"), &domains()).unwrap();
+    Arc::clone(&config.signers()[0])
+}
+
+/// The smallest configuration, whose rule has these `requests`.
+pub(crate) fn config_with_rule(requests: &str) -> Arc<PodSigner> {
+    let config = Config::parse(&format!("{CONFIG}      requests: {requests}\n"), &domains()).unwrap();
     Arc::clone(&config.signers()[0])
 }
 

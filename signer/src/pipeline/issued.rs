@@ -1,13 +1,14 @@
 //! Signs a profile once, and believes nothing about the result: it is read back, compared word by word, linted, verified up to
 //! the published roots and held against the API server's rules. The API server itself would take almost anything, for ever.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use time::OffsetDateTime;
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
     prelude::{FromDer, X509Certificate},
+    x509::RelativeDistinguishedName,
 };
 
 use super::{
@@ -98,7 +99,7 @@ impl Issued {
         let (_, leaf) = X509Certificate::from_der(&der).map_err(|_garbage| Fault::Unreadable)?;
         compare(&words, &claim.key, &leaf)?;
         lint::all(&leaf).map_err(Fault::Lint)?;
-        verify(&der, issuer, words.decided_at)?;
+        verify(&der, issuer, &words)?;
         let chain_pem = to_pem(&der) + issuer.generation().chain_pem();
         rules::issued(&proposed(&words, &chain_pem, &claim), words.decided_at).map_err(Fault::Rule)?;
         let (fingerprint, generation) = (Sha256::of(&der), issuer.generation().number());
@@ -168,16 +169,58 @@ fn signed(words: &Words, key: &PublicKey, issuer: &Issuer) -> Result<Certificate
 
 /// What was signed against what was decided.
 fn compare(words: &Words, key: &PublicKey, leaf: &X509Certificate<'_>) -> Result<(), Fault> {
-    let Words { uri, serial, not_before, not_after, begin_refresh_at: _, decided_at: _ } = words;
+    let Words {
+        uri,
+        dns_names,
+        ip_addresses,
+        subject,
+        usages,
+        serial,
+        not_before,
+        not_after,
+        begin_refresh_at: _,
+        decided_at: _,
+    } = words;
     let same = |what: &'static str, same: bool| if same { Ok(()) } else { Err(Fault::Differs(what)) };
     same("serial number", leaf.raw_serial() == serial.as_bytes())?;
     same("notBefore", leaf.validity().not_before.to_datetime() == *not_before)?;
     same("notAfter", leaf.validity().not_after.to_datetime() == *not_after)?;
     same("public key", leaf.public_key().raw == key.spki())?;
-    same("subject", leaf.subject().as_raw() == EMPTY_NAME)?;
-    let names = leaf.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
-    same("names", matches!(names, Some([GeneralName::URI(found)]) if found == uri))?;
+    same("subject", fields(leaf) == Some(subject.fields().collect()))?;
+    let names = leaf.subject_alternative_name().map_err(|_twice| Fault::Differs("names"))?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    let addresses: Vec<Vec<u8>> = ip_addresses.iter().map(octets).collect();
+    let wanted: Vec<GeneralName<'_>> = uri
+        .iter()
+        .map(|uri| GeneralName::URI(uri))
+        .chain(dns_names.iter().map(|word| GeneralName::DNSName(word.name.as_str())))
+        .chain(addresses.iter().map(|octets| GeneralName::IPAddress(octets)))
+        .collect();
+    same("names", names == wanted)?;
+    let extended = leaf.extended_key_usage().ok().flatten().map(|usage| usage.value);
+    same(
+        "usages",
+        extended.is_some_and(|found| found.client_auth == usages.client() && found.server_auth == usages.server()),
+    )?;
     same("subject key identifier", subject_key(leaf) == Some(key_identifier(key).as_slice()))
+}
+
+/// The subject's fields by their number below `2.5.4`; none where it is written in any other way.
+fn fields<'c>(leaf: &'c X509Certificate<'_>) -> Option<Vec<(u8, &'c str)>> {
+    let field = |set: &'c RelativeDistinguishedName<'_>| {
+        let mut attributes = set.iter();
+        let (attribute, None) = (attributes.next()?, attributes.next()) else { return None };
+        let [0x55, 0x04, number] = attribute.attr_type().as_bytes() else { return None };
+        Some((*number, attribute.as_str().ok()?))
+    };
+    leaf.subject().iter_rdn().map(field).collect()
+}
+
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
@@ -188,15 +231,25 @@ fn subject_key<'c>(leaf: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
     })
 }
 
-/// As a peer's rustls will: this notices a bit that flipped while signing, too.
-fn verify(der: &CertificateDer<'_>, issuer: &Issuer, now: OffsetDateTime) -> Result<(), Fault> {
+/// As a peer's rustls will, by each of the names: this notices a bit that flipped while signing, and a name that the CA may not sign.
+fn verify(der: &CertificateDer<'_>, issuer: &Issuer, words: &Words) -> Result<(), Fault> {
+    let now = words.decided_at;
     let leaf = webpki::EndEntityCert::try_from(der).map_err(Fault::Chain)?;
     let between = [CertificateDer::from(issuer.generation().certificate_der())];
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or(0)));
-    let usage = webpki::KeyUsage::client_auth();
-    leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, issuer.anchors(), &between, at, usage, None, None)
-        .map(|_path| ())
-        .map_err(Fault::Chain)
+    let client = words.usages.client().then(webpki::KeyUsage::client_auth);
+    let server = words.usages.server().then(webpki::KeyUsage::server_auth);
+    for usage in [client, server].into_iter().flatten() {
+        leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, issuer.anchors(), &between, at, usage, None, None)
+            .map(|_path| ())
+            .map_err(Fault::Chain)?;
+    }
+    let names = words.dns_names.iter().map(|word| ServerName::try_from(word.name.as_str()));
+    let addresses = words.ip_addresses.iter().map(|address| Ok(ServerName::from(*address)));
+    names.chain(addresses).try_for_each(|name| {
+        let name = name.map_err(|_odd| Fault::Differs("names"))?;
+        leaf.verify_is_valid_for_subject_name(&name).map_err(Fault::Chain)
+    })
 }
 
 fn proposed<'w>(words: &Words, chain_pem: &'w str, claim: &'w Claim) -> Proposed<'w> {
@@ -210,9 +263,6 @@ fn proposed<'w>(words: &Words, chain_pem: &'w str, claim: &'w Claim) -> Proposed
     }
 }
 
-/// An empty SEQUENCE.
-const EMPTY_NAME: &[u8] = &[0x30, 0x00];
-
 /// The API server allows five minutes less the backdating; this leaves two more for clocks that differ.
 const PUBLISH_WITHIN: time::Duration = time::Duration::minutes(2);
 
@@ -223,10 +273,14 @@ mod tests {
     use super::*;
     use crate::{
         authority::{Origin, trace},
-        names::SerialNumber,
+        config::{PodSigner, Usages},
+        names::{CertificateName, DnsName, SerialNumber},
         pipeline::{
-            Approved, KeyType, Verified,
-            honest::{KEY, NOW, RSA_KEY, TestKey, claim_with, honest_of, issued, issuer, profile, serial, signer},
+            Approved, Fact, KeyType, Verified,
+            honest::{
+                KEY, NOW, RSA_KEY, TestKey, claim_with, config_with, honest, honest_of, issued, issuer, profile,
+                serial, signer,
+            },
         },
     };
 
@@ -264,9 +318,45 @@ mod tests {
         assert_eq!(trace("nothing", &roots), Origin::Unreadable);
     }
 
+    /// With every word that there is.
+    fn full(issuer: &Issuer, change: impl FnOnce(&mut PodSigner)) -> Result<Issued, Fault> {
+        let mut signer = PodSigner::clone(&config_with(
+            "profile: {dnsNames: [services, hostname, 'x.{namespace}.svc'], ipAddresses: [podIPs], subject: {organization: Shop, \
+             organizationalUnit: '{namespace}', commonName: '{serviceAccount}'}}",
+        ));
+        change(&mut signer);
+        let mut seen = honest();
+        let Fact::Found(pod, _) = &mut seen.pod else { panic!("an honest pod is there") };
+        pod.addresses = [[10, 0, 0, 7].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 7].into()].into();
+        let approved = Approved::admit(Verified::check(seen).unwrap(), &Arc::new(signer)).unwrap();
+        Issued::sign(Profile::decide(approved, issuer.usable_until(), NOW, serial()).unwrap(), issuer)
+    }
+
+    #[test]
+    fn every_word_is_certified_as_webpki_wants_it() {
+        let issuer = issuer();
+        let issued = full(&issuer, |_| ()).unwrap();
+        assert_eq!((issued.words().dns_names.len(), issued.words().ip_addresses.len()), (7, 2));
+        for usages in [Usages::Client, Usages::Server] {
+            let one = full(&issuer, |signer| (signer.wording.spiffe_path, signer.wording.usages) = (None, usages));
+            assert_eq!(one.unwrap().words().usages, usages);
+            let spiffe = full(&issuer, |signer| signer.wording.usages = usages);
+            assert!(matches!(spiffe, Err(Fault::Lint("usage_is_client_and_server_with_a_spiffe_id"))));
+        }
+        let subject_alone = full(&issuer, |signer| {
+            (signer.wording.spiffe_path, signer.wording.pod_ips) = (None, false);
+            signer.wording.dns_names = Box::default();
+        });
+        assert_eq!(subject_alone.unwrap().words().called(), "cart");
+        let elsewhere = full(&issuer, |signer| {
+            signer.wording.cluster_domain = DnsName::parse("example.org").unwrap();
+        });
+        assert!(matches!(elsewhere, Err(Fault::Chain(_))), "the CA may not sign for example.org");
+    }
+
     #[test]
     fn each_word_that_differs_is_noticed() {
-        let issued = issued();
+        let issued = full(&issuer(), |_| ()).unwrap();
         let der = leaf_of(&issued);
         let (_, leaf) = X509Certificate::from_der(&der).unwrap();
         let (words, key) = (issued.words().clone(), issued.claim().key.clone());
@@ -276,7 +366,17 @@ mod tests {
             change(&mut changed);
             compare(&changed, &key, &leaf).unwrap_err().to_string()
         };
-        assert!(differs(|words| words.uri.push('x')).ends_with("names"));
+        assert!(differs(|words| words.uri.as_mut().unwrap().push('x')).ends_with("names"));
+        assert!(differs(|words| words.uri = None).ends_with("names"));
+        assert!(differs(|words| words.dns_names = Box::default()).ends_with("names"));
+        assert!(differs(|words| words.ip_addresses = Box::default()).ends_with("names"));
+        assert!(differs(|words| words.ip_addresses[0] = [10, 0, 0, 8].into()).ends_with("names"));
+        assert!(differs(|words| words.subject.organization = None).ends_with("subject"));
+        assert!(differs(|words| words.subject.common_name = Some("card".to_owned())).ends_with("subject"));
+        assert!(differs(|words| words.usages = Usages::Client).ends_with("usages"));
+        assert!(differs(|words| words.usages = Usages::Server).ends_with("usages"));
+        assert!(differs(|words| words.dns_names.swap(0, 1)).ends_with("names"));
+        assert!(differs(|words| words.dns_names[0].name = CertificateName::parse("a.svc").unwrap()).ends_with("names"));
         assert!(differs(|words| words.serial = SerialNumber::from_random([1; 16])).ends_with("serial number"));
         assert!(differs(|words| words.not_before += time::Duration::SECOND).ends_with("notBefore"));
         assert!(differs(|words| words.not_after -= time::Duration::SECOND).ends_with("notAfter"));
@@ -289,16 +389,16 @@ mod tests {
         let issuer = issuer();
         let issued = Issued::sign(profile(&issuer), &issuer).unwrap();
         let mut der = leaf_of(&issued);
-        verify(&der.clone().into(), &issuer, NOW).unwrap();
+        verify(&der.clone().into(), &issuer, issued.words()).unwrap();
         *der.last_mut().unwrap() ^= 1;
-        assert!(matches!(verify(&der.into(), &issuer, NOW), Err(Fault::Chain(_))));
+        assert!(matches!(verify(&der.into(), &issuer, issued.words()), Err(Fault::Chain(_))));
     }
 
     #[test]
     fn a_leaf_of_another_ca_is_noticed() {
         let issued = issued();
         let other = issuer();
-        assert!(matches!(verify(&leaf_of(&issued).into(), &other, NOW), Err(Fault::Chain(_))));
+        assert!(matches!(verify(&leaf_of(&issued).into(), &other, issued.words()), Err(Fault::Chain(_))));
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! By hand and not by rcgen, which has no P-521 keys when it is built with ring, and writes a subject's key only if it knows the
 //! algorithm. The form is fixed, so that it is one page; whatever comes out is read back by two other parsers.
 
+use std::net::IpAddr;
+
 use time::OffsetDateTime;
 
-use super::{key::PublicKey, profile::Words};
+use super::{filled::Subject, key::PublicKey, profile::Words};
+use crate::config::Usages;
 
 /// The CA, as far as a leaf names it.
 #[derive(Clone, Copy)]
@@ -18,12 +21,44 @@ pub(super) struct IssuedBy<'a> {
 
 /// What is signed; none if some part is longer than 65535 bytes, or a time has no four-digit year.
 pub(super) fn to_be_signed(words: &Words, key: &PublicKey, by: IssuedBy<'_>) -> Option<Vec<u8>> {
-    let Words { uri, serial, not_before, not_after, begin_refresh_at: _, decided_at: _ } = words;
+    let Words {
+        uri,
+        dns_names,
+        ip_addresses,
+        subject,
+        usages,
+        serial,
+        not_before,
+        not_after,
+        begin_refresh_at: _,
+        decided_at: _,
+    } = words;
+    let mut names = Vec::new();
+    if let Some(uri) = uri {
+        names.extend(der(URI_NAME, &[uri.as_bytes()])?);
+    }
+    for word in dns_names {
+        names.extend(der(DNS_NAME, &[word.name.as_str().as_bytes()])?);
+    }
+    for address in ip_addresses {
+        names.extend(match address {
+            IpAddr::V4(address) => der(ADDRESS, &[&address.octets()])?,
+            IpAddr::V6(address) => der(ADDRESS, &[&address.octets()])?,
+        });
+    }
+    // Critical beside an empty subject, and only there, as RFC 5280 has it.
+    let names =
+        if names.is_empty() { Vec::new() } else { extension(NAMES, subject.is_empty(), &der(SEQUENCE, &[&names])?)? };
+    let usages: &[&[u8]] = match usages {
+        Usages::Both => &[CLIENT_AUTH, SERVER_AUTH],
+        Usages::Client => &[CLIENT_AUTH],
+        Usages::Server => &[SERVER_AUTH],
+    };
     let extensions = [
         extension(AUTHORITY_KEY, false, &der(SEQUENCE, &[&der(0x80, &[by.key_identifier])?])?)?,
-        extension(NAMES, true, &der(SEQUENCE, &[&der(0x86, &[uri.as_bytes()])?])?)?,
+        names,
         extension(KEY_USAGE, true, DIGITAL_SIGNATURE)?,
-        extension(EXTENDED_KEY_USAGE, false, &der(SEQUENCE, &[CLIENT_AUTH, SERVER_AUTH])?)?,
+        extension(EXTENDED_KEY_USAGE, false, &der(SEQUENCE, usages)?)?,
         extension(SUBJECT_KEY, false, &der(OCTETS, &[&key_identifier(key)])?)?,
         // An empty SEQUENCE: CA:FALSE is its default, and DER leaves defaults out.
         extension(BASIC_CONSTRAINTS, true, &der(SEQUENCE, &[])?)?,
@@ -36,7 +71,7 @@ pub(super) fn to_be_signed(words: &Words, key: &PublicKey, by: IssuedBy<'_>) -> 
             ECDSA_WITH_SHA256,
             by.subject,
             &der(SEQUENCE, &[&at(*not_before)?, &at(*not_after)?])?,
-            &der(SEQUENCE, &[])?,
+            &name(subject)?,
             key.spki(),
             &der(0xa3, &[&der(SEQUENCE, &extensions.each_ref().map(Vec::as_slice))?])?,
         ],
@@ -58,6 +93,16 @@ pub(super) fn key_identifier(key: &PublicKey) -> [u8; 20] {
 fn extension(oid: &[u8], critical: bool, value: &[u8]) -> Option<Vec<u8>> {
     let critical: &[u8] = if critical { TRUE } else { &[] };
     der(SEQUENCE, &[&der(0x06, &[oid])?, critical, &der(OCTETS, &[value])?])
+}
+
+/// A field is a set of its own. All are UTF8String.
+fn name(subject: &Subject) -> Option<Vec<u8>> {
+    let mut fields = Vec::new();
+    for (number, text) in subject.fields() {
+        let field = der(SEQUENCE, &[&der(0x06, &[&[0x55, 0x04, number]])?, &der(0x0c, &[text.as_bytes()])?])?;
+        fields.extend(der(0x31, &[&field])?);
+    }
+    der(SEQUENCE, &[&fields])
 }
 
 /// UTCTime up to 2049, GeneralizedTime from 2050 on.
@@ -88,6 +133,9 @@ fn der(tag: u8, parts: &[&[u8]]) -> Option<Vec<u8>> {
 
 const SEQUENCE: u8 = 0x30;
 const OCTETS: u8 = 0x04;
+const DNS_NAME: u8 = 0x82;
+const URI_NAME: u8 = 0x86;
+const ADDRESS: u8 = 0x87;
 
 const TRUE: &[u8] = &[0x01, 0x01, 0xff];
 const VERSION_3: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];

@@ -2,9 +2,12 @@
 //! fails is told.
 
 use x509_parser::{
-    extensions::{GeneralName, ParsedExtension, X509Extension},
+    extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension, X509Extension},
     prelude::{ASN1Time, X509Certificate, X509Version},
+    x509::AttributeTypeAndValue,
 };
+
+use crate::{config::subject_text, names::CertificateName};
 
 /// Runs all rules.
 pub(super) fn all(leaf: &X509Certificate<'_>) -> Result<(), &'static str> {
@@ -19,13 +22,20 @@ const RULES: &[Rule] = &[
     ("serial_is_positive", |leaf| leaf.raw_serial().first().is_some_and(|byte| byte & 0x80 == 0 && *byte != 0)),
     ("signature_algorithms_agree", |leaf| leaf.signature_algorithm == leaf.tbs_certificate.signature),
     ("issuer_is_not_empty", |leaf| leaf.issuer().iter().next().is_some()),
-    ("subject_is_empty", |leaf| leaf.subject().iter().next().is_none()),
+    ("subject_is_of_known_fields", |leaf| {
+        let known = |attribute: &AttributeTypeAndValue<'_>| {
+            matches!(attribute.attr_type().as_bytes(), [0x55, 0x04, 3 | 10 | 11])
+                && attribute.as_str().is_ok_and(|text| subject_text(text).is_ok() && text.len() <= 64)
+        };
+        leaf.subject().iter_attributes().all(known) && leaf.subject().iter_attributes().count() <= 3
+    }),
+    ("somebody_is_named", |leaf| leaf.subject().iter().next().is_some() || !names(leaf).is_empty()),
     ("no_unique_identifiers", |leaf| leaf.issuer_uid.is_none() && leaf.subject_uid.is_none()),
     ("life_is_positive", |leaf| leaf.validity().not_before < leaf.validity().not_after),
     ("times_are_encoded_by_year", |leaf| {
         encoded_by_year(leaf.validity().not_before) && encoded_by_year(leaf.validity().not_after)
     }),
-    ("extensions_are_the_six", |leaf| leaf.extensions().len() == 6),
+    ("extensions_are_the_six", |leaf| leaf.extensions().len() == if names(leaf).is_empty() { 5 } else { 6 }),
     ("extensions_are_readable", |leaf| {
         !leaf.extensions().iter().any(|extension| {
             matches!(
@@ -36,12 +46,35 @@ const RULES: &[Rule] = &[
             )
         })
     }),
-    ("names_are_critical", |leaf| {
-        extension(leaf, |parsed| matches!(parsed, ParsedExtension::SubjectAlternativeName(_)), true)
+    ("names_are_critical_beside_an_empty_subject", |leaf| {
+        let critical = leaf.subject().iter().next().is_none();
+        names(leaf).is_empty()
+            || extension(leaf, |parsed| matches!(parsed, ParsedExtension::SubjectAlternativeName(_)), critical)
     }),
-    ("one_name_a_spiffe_id", |leaf| match leaf.subject_alternative_name() {
-        Ok(Some(names)) => matches!(names.value.general_names.as_slice(), [GeneralName::URI(uri)] if is_spiffe_id(uri)),
-        Ok(None) | Err(_) => false,
+    ("at_most_one_uri_a_spiffe_id", |leaf| {
+        let mut uris = names(leaf).iter().filter_map(uri);
+        uris.next().is_none_or(is_spiffe_id) && uris.next().is_none()
+    }),
+    ("other_names_are_dns_names_and_addresses", |leaf| {
+        names(leaf).iter().all(|name| match name {
+            GeneralName::URI(_) => true,
+            GeneralName::DNSName(name) => CertificateName::parse(name).is_ok(),
+            GeneralName::IPAddress(octets) => matches!(octets.len(), 4 | 16),
+            GeneralName::OtherName(..)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => false,
+        })
+    }),
+    ("no_name_twice", |leaf| {
+        let names = names(leaf);
+        names
+            .iter()
+            .enumerate()
+            .all(|(index, name)| !names.iter().skip(index.saturating_add(1)).any(|other| other == name))
     }),
     ("is_no_ca", |leaf| match leaf.basic_constraints() {
         Ok(Some(constraints)) => {
@@ -53,7 +86,7 @@ const RULES: &[Rule] = &[
         Ok(Some(usage)) => usage.critical && usage.value.flags == DIGITAL_SIGNATURE,
         Ok(None) | Err(_) => false,
     }),
-    ("usage_is_client_and_server", |leaf| match leaf.extended_key_usage() {
+    ("usage_is_client_or_server", |leaf| match leaf.extended_key_usage() {
         Ok(Some(usage)) => {
             let usage = usage.value;
             let others = usage.any
@@ -62,9 +95,14 @@ const RULES: &[Rule] = &[
                 || usage.time_stamping
                 || usage.ocsp_signing
                 || !usage.other.is_empty();
-            usage.client_auth && usage.server_auth && !others
+            (usage.client_auth || usage.server_auth) && !others
         }
         Ok(None) | Err(_) => false,
+    }),
+    ("usage_is_client_and_server_with_a_spiffe_id", |leaf| {
+        let both = |usage: &ExtendedKeyUsage<'_>| usage.client_auth && usage.server_auth;
+        names(leaf).iter().find_map(uri).is_none()
+            || leaf.extended_key_usage().ok().flatten().is_some_and(|usage| both(usage.value))
     }),
     ("subject_key_is_named", |leaf| {
         extension(
@@ -88,6 +126,22 @@ const RULES: &[Rule] = &[
     ("authority_is_not_self", |leaf| leaf.issuer().as_raw() != leaf.subject().as_raw()),
     ("signature_is_whole_bytes", |leaf| leaf.signature_value.unused_bits == 0),
 ];
+
+/// The subject's alternative names; nothing where they cannot be read.
+fn names<'c>(leaf: &'c X509Certificate<'_>) -> &'c [GeneralName<'c>] {
+    match leaf.subject_alternative_name() {
+        Ok(Some(names)) => &names.value.general_names,
+        Ok(None) | Err(_) => &[],
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum, of which one counts")]
+fn uri<'c>(name: &'c GeneralName<'_>) -> Option<&'c str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        _ => None,
+    }
+}
 
 /// RFC 5280 wants UTCTime up to 2049, and GeneralizedTime from 2050 on.
 fn encoded_by_year(at: ASN1Time) -> bool {
@@ -154,6 +208,10 @@ mod tests {
         vec![SanType::URI(uri.try_into().unwrap())]
     }
 
+    fn dns(name: &str) -> Vec<SanType> {
+        vec![SanType::DnsName(name.try_into().unwrap())]
+    }
+
     #[test]
     fn a_good_leaf_passes_and_each_fault_is_told_by_name() {
         assert_eq!(failed(|_| ()), None);
@@ -163,8 +221,18 @@ mod tests {
         );
         assert_eq!(
             failed(|leaf| leaf.distinguished_name.push(DnType::CommonName, "system:masters")),
-            Some("subject_is_empty")
+            Some("subject_is_of_known_fields")
         );
+        assert_eq!(
+            failed(|leaf| leaf.distinguished_name.push(DnType::CountryName, "CH")),
+            Some("subject_is_of_known_fields")
+        );
+        assert_eq!(
+            failed(|leaf| leaf.distinguished_name.push(DnType::CommonName, "cart")),
+            None,
+            "rcgen makes names critical beside an empty subject alone"
+        );
+        assert_eq!(failed(|leaf| leaf.subject_alt_names.clear()), Some("somebody_is_named"));
         assert_eq!(failed(|leaf| leaf.not_after = leaf.not_before), Some("life_is_positive"));
         assert_eq!(failed(|leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Some("is_no_ca"));
         assert_eq!(failed(|leaf| leaf.is_ca = IsCa::NoCa), Some("extensions_are_the_six"));
@@ -176,13 +244,24 @@ mod tests {
         assert_eq!(failed(|leaf| leaf.key_usages.clear()), Some("extensions_are_the_six"));
         assert_eq!(
             failed(|leaf| leaf.extended_key_usages.push(ExtendedKeyUsagePurpose::Any)),
-            Some("usage_is_client_and_server")
+            Some("usage_is_client_or_server")
         );
-        assert_eq!(failed(|leaf| drop(leaf.extended_key_usages.pop())), Some("usage_is_client_and_server"));
+        let one = |leaf: &mut CertificateParams| drop(leaf.extended_key_usages.pop());
+        assert_eq!(failed(one), Some("usage_is_client_and_server_with_a_spiffe_id"));
+        let server = |leaf: &mut CertificateParams| (one(leaf), leaf.subject_alt_names = uri("x")).1;
+        assert_eq!(failed(server), Some("at_most_one_uri_a_spiffe_id"));
+        assert_eq!(failed(|leaf| (one(leaf), leaf.subject_alt_names = dns("a.shop.svc")).1), None);
         let two = [uri("spiffe://a.b/c"), uri("spiffe://a.b/d")].concat();
-        assert_eq!(failed(|leaf| leaf.subject_alt_names = two), Some("one_name_a_spiffe_id"));
-        let dns = vec![SanType::DnsName("a.b".try_into().unwrap())];
-        assert_eq!(failed(|leaf| leaf.subject_alt_names = dns), Some("one_name_a_spiffe_id"));
+        assert_eq!(failed(|leaf| leaf.subject_alt_names = two), Some("at_most_one_uri_a_spiffe_id"));
+        let with = |names: Vec<SanType>| failed(|leaf| leaf.subject_alt_names.extend(names));
+        assert_eq!(with(dns("a.shop.svc")), None);
+        assert_eq!(with([dns("a.shop.svc"), dns("a.shop.svc")].concat()), Some("no_name_twice"));
+        for bad in ["*.shop.svc", "A.shop.svc", "a..svc", "a_b.svc", "a.svc.", "1.2.3.4", &"a".repeat(64)] {
+            assert_eq!(with(dns(bad)), Some("other_names_are_dns_names_and_addresses"), "{bad}");
+        }
+        assert_eq!(with(vec![SanType::IpAddress([10, 0, 0, 1].into())]), None);
+        let email = vec![SanType::Rfc822Name("a@b".try_into().unwrap())];
+        assert_eq!(with(email), Some("other_names_are_dns_names_and_addresses"));
         let short = KeyIdMethod::PreSpecified(vec![1, 2, 3]);
         assert_eq!(failed(|leaf| leaf.key_identifier_method = short), Some("subject_key_is_named"));
     }

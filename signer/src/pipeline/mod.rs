@@ -3,8 +3,11 @@
 
 pub mod answer;
 pub mod approved;
+pub mod asked;
 pub mod claim;
+pub mod dns;
 pub mod facts;
+pub mod filled;
 pub mod issued;
 pub mod key;
 mod leaf;
@@ -14,6 +17,7 @@ pub mod profile;
 mod pss;
 pub mod refusal;
 pub mod rules;
+pub mod services;
 pub mod status;
 pub mod verified;
 
@@ -24,12 +28,16 @@ pub(crate) use self::facts::{Bare, Pod};
 pub use self::{
     answer::{Answer, Decision, Means, decide},
     approved::Approved,
+    asked::Asked,
     claim::{Claim, Unclaimed},
-    facts::{Fact, Freshness, NodeFacts, Phase, PodFacts, Projection, ServiceAccountFacts},
+    dns::{Because, DnsWord},
+    facts::{Fact, Freshness, Labels, NamespaceFacts, NodeFacts, Phase, PodFacts, Projection, ServiceAccountFacts},
+    filled::Subject,
     issued::{Fault, Issued},
     key::{KeyType, PublicKey},
     observed::Observed,
     profile::{BACKDATE, Profile},
     refusal::{Denial, Hold, Malformed, NotProjected, ProofFailed},
+    services::{Service, Services},
     verified::{LookAgain, Unverified, Verified},
 };

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{
     claim::Claim,
-    facts::{Fact, NodeFacts, PodFacts, ServiceAccountFacts},
+    facts::{Fact, NamespaceFacts, NodeFacts, PodFacts, ServiceAccountFacts},
 };
+use crate::names::ServiceName;
 
 /// A claim beside the facts.
 #[derive(Debug)]
@@ -18,4 +19,8 @@ pub struct Observed {
     pub service_account: Fact<ServiceAccountFacts>,
     /// The node of that name.
     pub node: Fact<NodeFacts>,
+    /// The pod's namespace; none where nobody asked, or it is gone.
+    pub namespace: Option<NamespaceFacts>,
+    /// The Services that select the pod of that name, sorted; none where nobody asked, or the Services are not known.
+    pub services: Option<Box<[ServiceName]>>,
 }

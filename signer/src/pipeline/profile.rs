@@ -1,14 +1,19 @@
 //! Every word of the certificate, decided before the CA key is touched.
 //!
-//! Profiles of later issues (DNS names, other key usages) add to [`Words`]; whatever is not in there is not in a certificate.
+//! Whatever is not in [`Words`] is not in a certificate.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use time::{Duration, OffsetDateTime};
 
-use super::{approved::Approved, refusal::Hold};
+use super::{
+    approved::Approved,
+    dns::{self, DnsWord},
+    filled::{self, Subject},
+    refusal::Hold,
+};
 use crate::{
-    config::Lifetime,
+    config::{Lifetime, Usages},
     names::{PodUid, SerialNumber, Sha256},
 };
 
@@ -17,6 +22,9 @@ pub const BACKDATE: Duration = Duration::seconds(60);
 
 /// The shortest life that the API server takes.
 pub const SHORTEST: Duration = Duration::hours(1);
+
+/// The longest life with an IP address in it: the shortest that Kubernetes takes.
+const ADDRESS_SECONDS: u32 = 3_600;
 
 /// How long before and after the two ends of its life a certificate must not be renewed, by the API server's rule.
 pub const REFRESH_MARGIN: Duration = Duration::minutes(10);
@@ -46,8 +54,17 @@ pub struct Profile {
 /// What a certificate says, but for the key and the CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words {
-    /// The one name, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`: a critical URI SAN beside an empty subject.
-    pub uri: String,
+    /// The identity, `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` by default: first in the SAN, which is critical
+    /// beside an empty subject.
+    pub uri: Option<String>,
+    /// DNS names behind it in the SAN, for clients that know nothing of SPIFFE.
+    pub dns_names: Box<[DnsWord]>,
+    /// IP addresses behind those.
+    pub ip_addresses: Box<[IpAddr]>,
+    /// The subject; empty by default.
+    pub subject: Subject,
+    /// What it may be used for: both ends by default.
+    pub usages: Usages,
     /// The serial number.
     pub serial: SerialNumber,
     /// From when on it is valid.
@@ -68,14 +85,41 @@ impl Profile {
         now: OffsetDateTime,
         serial: SerialNumber,
     ) -> Result<Self, Hold> {
-        let (claim, signer) = (approved.claim(), approved.signer());
-        let uri =
-            spiffe_id(signer.trust_domain.as_str(), claim.target.namespace.as_str(), claim.service_account.as_str())?;
+        let (claim, signer, verified) = (approved.claim(), approved.signer(), approved.verified());
+        let wording = &signer.wording;
+        let path = wording.spiffe_path.as_ref();
+        let uri = path.map(|path| filled::spiffe_id(&signer.trust_domain, path, verified)).transpose()?;
+        let dns_names = dns::names(wording, approved.asked(), verified)?;
+        let ip_addresses = filled::addresses(wants_addresses(&approved), verified);
+        let subject = filled::subject(&wording.subject, approved.asked(), verified)?;
+        if uri.is_none() && dns_names.is_empty() && ip_addresses.is_empty() && subject.is_empty() {
+            let problem =
+                "no Service selects it, it has no address yet, and there is nothing else to name it by".to_owned();
+            return Err(Hold::NoSuchName { field: "dnsNames", problem });
+        }
         let ends_first = Hold::AuthorityEndsFirst { usable_until };
-        let (not_before, not_after) =
-            times(approved.granted_seconds(), usable_until, now).ok_or_else(|| ends_first.clone())?;
-        let begin_refresh_at = refresh(&claim.pod_uid, signer.lifetime, not_before, not_after).ok_or(ends_first)?;
-        let words = Words { uri, serial, not_before, not_after, begin_refresh_at, decided_at: now };
+        let (not_before, not_after) = times(longest(&approved), usable_until, now).ok_or_else(|| ends_first.clone())?;
+        let begin_refresh_at = match &*ip_addresses {
+            // It has none yet: the next one is to come as soon as Kubernetes allows.
+            [] if wants_addresses(&approved) && !verified.pod().is_on_host_network => {
+                not_before.checked_add(REFRESH_MARGIN)
+            }
+            _ => refresh(&claim.pod_uid, signer.lifetime, not_before, not_after),
+        };
+        let begin_refresh_at = begin_refresh_at.ok_or(ends_first)?;
+        let usages = wording.usages;
+        let words = Words {
+            uri,
+            dns_names,
+            ip_addresses,
+            subject,
+            usages,
+            serial,
+            not_before,
+            not_after,
+            begin_refresh_at,
+            decided_at: now,
+        };
         Ok(Self { approved, words })
     }
 
@@ -102,10 +146,24 @@ impl fmt::Debug for Profile {
     }
 }
 
-/// Namespace and ServiceAccount are DNS names, so that no part can hold a `/`, a `%` or be `..`. SPIFFE's limit is 2048 bytes.
-fn spiffe_id(trust_domain: &str, namespace: &str, service_account: &str) -> Result<String, Hold> {
-    let uri = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}");
-    if uri.len() > 2048 { Err(Hold::NoSuchIdentity) } else { Ok(uri) }
+impl Words {
+    /// What to call it in a line of a log: the SPIFFE ID, else the first other name.
+    pub fn called(&self) -> String {
+        let dns = || self.dns_names.first().map(|word| word.name.to_string());
+        let address = || self.ip_addresses.first().map(IpAddr::to_string);
+        let subject = || self.subject.fields().last().map(|(_, text)| text.to_owned());
+        self.uri.clone().or_else(dns).or_else(address).or_else(subject).unwrap_or_default()
+    }
+}
+
+fn wants_addresses(approved: &Approved) -> bool {
+    approved.signer().wording.pod_ips || approved.asked().pod_ips
+}
+
+/// An address is given to another pod once this one is gone: no certificate with one lives longer than it must.
+fn longest(approved: &Approved) -> u32 {
+    let granted = approved.granted_seconds();
+    if wants_addresses(approved) { granted.min(ADDRESS_SECONDS) } else { granted }
 }
 
 /// The life counts from the backdated `notBefore`, for that is how the API server measures `maxExpirationSeconds`. A CA that
@@ -153,7 +211,13 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::pipeline::honest::{NOW, approved, serial};
+    use crate::{
+        names::ServiceName,
+        pipeline::{
+            Fact, Verified,
+            honest::{NOW, approved, config_with, honest, serial},
+        },
+    };
 
     const FAR: OffsetDateTime = datetime!(2026-12-20 00:00:00 UTC);
 
@@ -166,12 +230,50 @@ mod tests {
     #[test]
     fn every_word_is_decided() {
         let words = words(FAR).unwrap();
-        assert_eq!(words.uri, "spiffe://prod.example.org/ns/shop/sa/cart");
+        assert_eq!(words.uri.as_deref(), Some("spiffe://prod.example.org/ns/shop/sa/cart"));
+        assert!(
+            words.dns_names.is_empty() && words.ip_addresses.is_empty() && words.subject.is_empty(),
+            "the SPIFFE ID alone, where no profile says otherwise"
+        );
+        assert_eq!(words.usages, Usages::Both);
         assert_eq!(words.serial, serial());
         assert_eq!(words.not_before, datetime!(2026-11-23 18:59:00 UTC));
         assert_eq!(words.not_after, datetime!(2026-11-24 06:59:00 UTC), "the life counts from notBefore");
         let share: Duration = words.begin_refresh_at - words.not_before;
         assert!((17_280..=25_920).contains(&share.whole_seconds()), "40 to 60 % of 12 h");
+    }
+
+    #[test]
+    fn an_address_shortens_the_life_and_its_lack_hastens_the_renewal() {
+        let signer = config_with("profile: {ipAddresses: [podIPs]}");
+        let words = |addresses: &[IpAddr]| {
+            let mut seen = honest();
+            let Fact::Found(pod, _) = &mut seen.pod else { panic!("an honest pod is there") };
+            pod.addresses = addresses.into();
+            let approved = Approved::admit(Verified::check(seen).unwrap(), &signer).unwrap();
+            Profile::decide(approved, FAR, NOW, serial()).unwrap().words().clone()
+        };
+        let without = words(&[]);
+        assert_eq!(without.begin_refresh_at - without.not_before, REFRESH_MARGIN);
+        let with = words(&[[10, 0, 0, 7].into()]);
+        assert_eq!(*with.ip_addresses, [IpAddr::from([10, 0, 0, 7])]);
+        assert!(with.begin_refresh_at - with.not_before > REFRESH_MARGIN);
+        for words in [without, with] {
+            assert_eq!(words.not_after - words.not_before, SHORTEST);
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_any_name_is_not_made() {
+        let signer = config_with("profile: {spiffeId: none, dnsNames: [services]}");
+        let decided = |services: &[&str]| {
+            let mut seen = honest();
+            seen.services = Some(services.iter().map(|name| ServiceName::parse(name).unwrap()).collect());
+            let approved = Approved::admit(Verified::check(seen).unwrap(), &signer).unwrap();
+            Profile::decide(approved, FAR, NOW, serial()).map(|profile| profile.words().called())
+        };
+        assert_eq!(decided(&["front"]).as_deref(), Ok("front.shop.svc"));
+        assert!(matches!(decided(&[]), Err(Hold::NoSuchName { .. })));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fmt;
 use time::OffsetDateTime;
 
 use super::key::KeyType;
-use crate::names::{NameError, NodeName, PodUid, ServiceAccountName, SignerName, clip};
+use crate::names::{NameError, NodeName, PodUid, ServiceAccountName, ServiceName, SignerName, clip};
 
 /// Final: written to the API server as `Denied`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +147,10 @@ pub enum Hold {
         service_account: ServiceAccountName,
         /// Whether there is any rule at all.
         any_rule: bool,
+        /// The rule that names it, and is for other namespaces' labels or other nodes.
+        almost: Option<String>,
+        /// The rule in shadow that would admit it.
+        shadow: Option<String>,
     },
     /// Keys of this kind are not certified here.
     KeyTypeNotServed {
@@ -157,8 +161,40 @@ pub enum Hold {
         /// What would do.
         served: Vec<KeyType>,
     },
-    /// The identity cannot be written as a SPIFFE ID.
-    NoSuchIdentity,
+    /// The profile makes no name of this pod that can stand in a certificate.
+    NoSuchName {
+        /// Which field of the profile.
+        field: &'static str,
+        /// Why not.
+        problem: String,
+    },
+    /// The value of an annotation is not of the form that it must have.
+    AnnotationValue {
+        /// Which.
+        key: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The pod asks for something by annotation that its rule does not grant.
+    NotGranted {
+        /// The annotation.
+        key: String,
+        /// The rule.
+        rule: String,
+        /// What the rule would have to allow.
+        what: &'static str,
+    },
+    /// The pod asks for the name of a Service that does not select it.
+    NotSelected(ServiceName),
+    /// Nobody knows yet, or any more, which Services there are.
+    ServicesNotKnown,
+    /// So many Services select the pod that their names fit into no certificate.
+    TooManyServices {
+        /// How many.
+        found: usize,
+        /// How many fit.
+        most: usize,
+    },
     /// The issuing CA ends too soon for the shortest certificate that Kubernetes takes.
     AuthorityEndsFirst {
         /// Until when it could issue.
@@ -230,7 +266,12 @@ impl Hold {
             Self::Suspended { .. } => "suspended",
             Self::NotAdmitted { .. } => "not_admitted",
             Self::KeyTypeNotServed { .. } => "key_type_not_served",
-            Self::NoSuchIdentity => "no_such_identity",
+            Self::NoSuchName { .. } => "no_such_name",
+            Self::AnnotationValue { .. } => "annotation_value",
+            Self::NotGranted { .. } => "not_granted",
+            Self::NotSelected(_) => "not_selected",
+            Self::ServicesNotKnown => "services_not_known",
+            Self::TooManyServices { .. } => "too_many_services",
             Self::AuthorityEndsFirst { .. } => "authority_ends_first",
             Self::AuthorityUnusable => "authority_unusable",
             Self::TrustNotPublished => "trust_not_published",
@@ -343,7 +384,17 @@ impl fmt::Display for Hold {
             Self::Suspended { policy } => {
                 write!(out, "PodSigner {policy} is suspended: set its spec.suspend to false")
             }
-            Self::NotAdmitted { policy, namespace, service_account, any_rule } => {
+            Self::NotAdmitted { policy, namespace, service_account, almost: Some(rule), shadow: _, any_rule: _ } => write!(
+                out,
+                "PodSigner {policy} does not admit ServiceAccount {service_account} of namespace {namespace}: its rule {rule:?} names it, \
+                 but is not for a namespace or a node with these labels: see namespaceSelector and nodeSelector there"
+            ),
+            Self::NotAdmitted { policy, namespace, service_account, shadow: Some(rule), almost: _, any_rule: _ } => write!(
+                out,
+                "PodSigner {policy} does not admit ServiceAccount {service_account} of namespace {namespace} yet: its rule {rule:?} would, \
+                 but is in shadow: take shadow: true away from it"
+            ),
+            Self::NotAdmitted { policy, namespace, service_account, any_rule, almost: None, shadow: None } => {
                 let problem = if *any_rule { "no rule" } else { "its list is empty, so no rule" };
                 write!(
                     out,
@@ -358,7 +409,32 @@ impl fmt::Display for Hold {
                  PodSigner's spec.keyTypes",
                 kinds(served)
             ),
-            Self::NoSuchIdentity => out.write_str("trust domain, namespace and ServiceAccount make no SPIFFE ID"),
+            Self::NoSuchName { field, problem } => {
+                write!(out, "the PodSigner's spec.profile.{field} makes no name for this pod: {problem}")
+            }
+            Self::AnnotationValue { key, problem } => {
+                write!(out, "the value of {key} in userAnnotations of the pod's podCertificate source is not good: {problem}")
+            }
+            Self::NotGranted { key, rule, what } => write!(
+                out,
+                "the pod asks for more than it may have by the annotation {:?}: its rule {rule:?} would need requests with {what}; or \
+                 remove the annotation from the pod's podCertificate source",
+                clip(key)
+            ),
+            Self::NotSelected(service) => write!(
+                out,
+                "the pod asks for the name of Service {service}, which does not select it (yet): compare its spec.selector with the pod's \
+                 labels"
+            ),
+            Self::ServicesNotKnown => out.write_str(
+                "the signer does not see the Services of the cluster (yet), whose names its profile asks for: if this lasts, see its log, and apply \
+                 deploy/kustomize/rbac.yaml (list and watch on services)",
+            ),
+            Self::TooManyServices { found, most } => write!(
+                out,
+                "{found} Services select the pod, and a certificate has room for the names of {most}: delete some, or narrow their \
+                 selectors"
+            ),
             Self::AuthorityEndsFirst { usable_until } => {
                 write!(out, "the issuing CA could sign until {usable_until}; it is to be renewed by the signer: see its log")
             }

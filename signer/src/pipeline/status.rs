@@ -13,7 +13,7 @@ use crate::cluster::{versions::Version, wire::Target};
 /// The status of a request that is answered with a certificate. Its times are the leaf's, to the second.
 pub fn issued(issued: &Issued, version: Version, now: OffsetDateTime) -> Result<Value, Broken> {
     let words = issued.words();
-    let message = format!("certificate {} for {}", words.serial, words.uri);
+    let message = format!("certificate {} for {}", words.serial, words.called());
     let mut status = json!({
         "conditions": [condition("Issued", "Issued", &message, now)?],
         "certificateChain": issued.chain_pem(),

@@ -8,12 +8,13 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    asked,
     claim::Claim,
-    facts::{Fact, Freshness, Phase, PodFacts, Projection},
+    facts::{Fact, Freshness, NamespaceFacts, NodeFacts, Phase, PodFacts, Projection},
     observed::Observed,
     refusal::{Denial, Hold, NotProjected},
 };
-use crate::names::nearest;
+use crate::names::ServiceName;
 
 /// A claim that is true, as far as the API server can tell.
 ///
@@ -27,10 +28,16 @@ use crate::names::nearest;
 /// ```compile_fail
 /// # use podmint_signer::pipeline::{Observed, Unverified, Verified};
 /// fn prove(seen: Observed) -> Result<Verified, Unverified> {
-///     Ok(Verified(seen.claim))
+///     Ok(Verified { claim: seen.claim, pod: unimplemented!(), node: unimplemented!(), namespace: None, services: None })
 /// }
 /// ```
-pub struct Verified(Arc<Claim>);
+pub struct Verified {
+    claim: Arc<Claim>,
+    pod: PodFacts,
+    node: NodeFacts,
+    namespace: Option<NamespaceFacts>,
+    services: Option<Box<[ServiceName]>>,
+}
 
 /// Why a claim is not (yet) verified.
 #[derive(Debug)]
@@ -57,7 +64,7 @@ pub struct LookAgain {
 impl Verified {
     /// Compares everything that a claim says with what is known.
     pub fn check(seen: Observed) -> Result<Self, Unverified> {
-        let Observed { claim, pod, service_account, node } = seen;
+        let Observed { claim, pod, service_account, node, namespace, services } = seen;
         let account_uid = match &service_account {
             Fact::Absent(_) => Err(Hold::ServiceAccountNotFound(claim.service_account.clone())),
             Fact::Found(account, _) if account.uid.as_ref() == Some(&claim.service_account_uid) => Ok(()),
@@ -73,19 +80,50 @@ impl Verified {
             service_account: (account_uid.err().map(Objection::Hold), service_account.freshness()),
             node: (node_uid.err().map(Objection::Hold), node.freshness()),
         };
-        objections.answer().map_or(Ok(Self(claim)), Err)
+        match (objections.answer(), pod, node) {
+            (Some(objection), ..) => Err(objection),
+            (None, Fact::Found(pod, _), Fact::Found(node, _)) => Ok(Self { claim, pod, node, namespace, services }),
+            // Objected to above.
+            (None, ..) => Err(Unverified::Hold(Hold::PodNotFound)),
+        }
     }
 
     /// What was verified.
     pub fn claim(&self) -> &Arc<Claim> {
-        &self.0
+        &self.claim
+    }
+
+    /// The pod.
+    pub fn pod(&self) -> &PodFacts {
+        &self.pod
+    }
+
+    /// The node.
+    pub fn node(&self) -> &NodeFacts {
+        &self.node
+    }
+
+    /// The namespace; none where it is not known.
+    pub fn namespace(&self) -> Option<&NamespaceFacts> {
+        self.namespace.as_ref()
+    }
+
+    /// The Services that select the pod; none where they are not known.
+    pub fn services(&self) -> Option<&[ServiceName]> {
+        self.services.as_deref()
     }
 }
 
 impl fmt::Debug for Verified {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(claim) = self;
-        out.debug_tuple("Verified").field(claim).finish()
+        let Self { claim, pod, node, namespace, services } = self;
+        out.debug_struct("Verified")
+            .field("claim", claim)
+            .field("pod", pod)
+            .field("node", node)
+            .field("namespace", namespace)
+            .field("services", services)
+            .finish()
     }
 }
 
@@ -181,18 +219,12 @@ fn projected(claim: &Claim, pod: &PodFacts) -> Result<(), NotProjected> {
 /// A pod that waits learns its author's mistake at once, and nothing is lost. One that runs has a certificate to lose, and may
 /// have been served by a newer version of us.
 fn known_annotations(claim: &Claim, phase: Phase) -> Result<(), Objection> {
-    let Some((key, _)) = claim.annotations.iter().find(|(key, _)| !KNOWN_ANNOTATIONS.contains(&&**key)) else {
-        return Ok(());
-    };
-    let (key, nearest) = (key.to_string(), nearest(key, KNOWN_ANNOTATIONS.iter().copied()));
+    let Some((key, nearest)) = asked::unknown(claim) else { return Ok(()) };
     Err(match phase {
         Phase::Waiting => Objection::Deny(Denial::UnknownAnnotation { key, nearest }),
         Phase::Started | Phase::Finished => Objection::Hold(Hold::UnknownAnnotation { key, nearest }),
     })
 }
-
-/// None yet. An annotation may only ever choose among what the policy allows; it is never an identity.
-const KNOWN_ANNOTATIONS: &[&str] = &[];
 
 #[cfg(test)]
 mod tests {
@@ -368,7 +400,7 @@ mod tests {
         assert!(matches!(held(node, NODE), Hold::NodeNotFound(_)));
         let node = |uid: Option<&str>| {
             let uid = uid.map(|uid| NodeUid::parse(uid).unwrap());
-            Observed { node: Fact::Found(NodeFacts { uid }, CACHED), ..honest() }
+            Observed { node: Fact::Found(NodeFacts { uid, labels: Arc::default() }, CACHED), ..honest() }
         };
         assert!(matches!(held(|| node(Some("another")), NODE), Hold::OtherNode(_)));
         assert!(matches!(held(|| node(None), NODE), Hold::OtherNode(_)));

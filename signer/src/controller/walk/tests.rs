@@ -63,6 +63,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
     let parts = Arc::new(Parts {
         lookup: Lookup::new(calls.clone()),
+        services: SeenServices::new(),
         calls,
         versions,
         signers: vec![signer()],

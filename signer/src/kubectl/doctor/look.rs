@@ -143,26 +143,35 @@ async fn signer_seen(calls: &Calls, namespace: &Namespace) -> Seen<Option<Offset
     }
 }
 
-/// The PodSigners of the ConfigMaps in the signer's namespace.
 async fn configured(calls: &Calls, installation: &Installation) -> Seen<Option<BTreeSet<String>>> {
+    let configs = configs(calls, installation, "cluster.local").await?;
+    let names = configs.iter().flat_map(Config::signers).map(|signer| signer.signer_name.as_str().to_owned());
+    Ok(if configs.is_empty() { None } else { Some(names.collect()) })
+}
+
+/// What the ConfigMaps in the signer's namespace configure.
+pub(in crate::kubectl) async fn configs(
+    calls: &Calls,
+    installation: &Installation,
+    cluster_domain: &str,
+) -> Seen<Vec<Config>> {
     const WHAT: &str = "the signer's configuration";
     let maps: Vec<Value> =
         seen(WHAT, list(calls, &format!("/api/v1/namespaces/{}/configmaps", installation.namespace)).await)?;
     let unread = |why: String| Unseen { what: WHAT.to_owned(), why, for_want_of_rights: false };
     let domains =
-        Domains::parse(installation.domain.as_str(), "cluster.local").map_err(|error| unread(error.to_string()))?;
-    let mut names = None;
+        Domains::parse(installation.domain.as_str(), cluster_domain).map_err(|error| unread(error.to_string()))?;
+    let mut configs = Vec::new();
     for map in maps {
         for (file, document) in map.get("data").and_then(Value::as_object).into_iter().flatten() {
             let Some(document) = document.as_str().filter(|document| document.contains("PodSigner")) else { continue };
             let config = Config::parse(document, &domains).map_err(|error| {
                 unread(format!("ConfigMap {}, {file}: {}", text(&map, "/metadata/name"), Chain(&error)))
             })?;
-            let of_file = config.signers().iter().map(|signer| signer.signer_name.as_str().to_owned());
-            names.get_or_insert_with(BTreeSet::new).extend(of_file);
+            configs.push(config);
         }
     }
-    Ok(names)
+    Ok(configs)
 }
 
 async fn published(calls: &Calls, served: Option<&Served>) -> Seen<BTreeSet<String>> {

@@ -36,6 +36,7 @@ pub(crate) fn create(write: &Write<'_>, name: &str, fields: &mut Fields) -> Answ
             encode_string_data(fields);
             checked(write, name, &named(names::dns_subdomain, name))
         }
+        Kind::Service => checked(write, name, &named(names::dns_label, name)),
         Kind::Policy | Kind::PolicyBinding => checked(write, name, &named(names::dns_subdomain, name)),
     }
 }

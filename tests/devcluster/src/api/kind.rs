@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     Node,
     Pod,
     ServiceAccount,
+    Service,
     Secret,
     ConfigMap,
     Event,
@@ -57,11 +58,12 @@ impl Served {
     }
 }
 
-const ALL: [Kind; 12] = [
+const ALL: [Kind; 13] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
     Kind::ServiceAccount,
+    Kind::Service,
     Kind::Secret,
     Kind::ConfigMap,
     Kind::Event,
@@ -73,7 +75,7 @@ const ALL: [Kind; 12] = [
 ];
 
 impl Kind {
-    pub(crate) const fn all() -> [Self; 12] {
+    pub(crate) const fn all() -> [Self; 13] {
         ALL
     }
 
@@ -83,6 +85,7 @@ impl Kind {
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::ServiceAccount => "ServiceAccount",
+            Self::Service => "Service",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Event => "Event",
@@ -100,6 +103,7 @@ impl Kind {
             Self::Node => "nodes",
             Self::Pod => "pods",
             Self::ServiceAccount => "serviceaccounts",
+            Self::Service => "services",
             Self::Secret => "secrets",
             Self::ConfigMap => "configmaps",
             Self::Event => "events",
@@ -122,6 +126,7 @@ impl Kind {
             | Self::Node
             | Self::Pod
             | Self::ServiceAccount
+            | Self::Service
             | Self::Secret
             | Self::ConfigMap
             | Self::Event => "",
@@ -142,6 +147,7 @@ impl Kind {
         match self {
             Self::Pod
             | Self::ServiceAccount
+            | Self::Service
             | Self::Secret
             | Self::ConfigMap
             | Self::Event
@@ -152,7 +158,7 @@ impl Kind {
     }
 
     pub(crate) const fn has_status(self) -> bool {
-        matches!(self, Self::Pod | Self::Node | Self::Namespace | Self::Request | Self::Policy)
+        matches!(self, Self::Pod | Self::Node | Self::Namespace | Self::Service | Self::Request | Self::Policy)
     }
 
     /// Whether a PUT may leave out the resourceVersion.
@@ -162,6 +168,7 @@ impl Kind {
             | Self::Node
             | Self::Pod
             | Self::ServiceAccount
+            | Self::Service
             | Self::Secret
             | Self::ConfigMap
             | Self::Event => true,
@@ -205,6 +212,7 @@ impl Kind {
             Self::Request => &["metadata.name", "spec.signerName", "spec.podName", "spec.nodeName"],
             Self::TrustBundle => &["metadata.name", "spec.signerName"],
             Self::ServiceAccount | Self::ConfigMap | Self::Lease => &["metadata.name", "metadata.namespace"],
+            Self::Service => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
             Self::Policy | Self::PolicyBinding => &["metadata.name"],
         }
     }

@@ -1,0 +1,332 @@
+//! The Services of the cluster, listed in pages, then watched: what tells which of them select a pod, without a call for each
+//! request and without a look at any other pod. Nothing is listed until a PodSigner asks for names of Services.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    calls::{CallError, Calls, Status},
+    lines::{Line, Lines},
+    watch::{Event, encode},
+};
+use crate::{
+    chain::Chain,
+    health::Token,
+    metrics::Metrics,
+    names::{Namespace, ServiceName},
+    pace::{Backoff, Pace, chance},
+    pipeline::{Labels, Service, Services},
+};
+
+/// What is known of the Services. All clones are one.
+#[derive(Clone)]
+pub(crate) struct SeenServices {
+    state: Arc<RwLock<State>>,
+    wanted: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    services: Services,
+    /// When the API server was last heard; none before the first listing ended.
+    heard: Option<Instant>,
+}
+
+/// The one who keeps them.
+pub(crate) struct ServiceWatch {
+    pub(crate) calls: Calls,
+    pub(crate) seen: SeenServices,
+    pub(crate) metrics: Metrics,
+    pub(crate) pace: Pace,
+    /// Held until they are listed once, where it is known from the start that somebody will ask.
+    pub(crate) token: Option<Token>,
+}
+
+impl SeenServices {
+    pub(crate) fn new() -> Self {
+        Self { state: Arc::default(), wanted: watch::Sender::new(false) }
+    }
+
+    /// From now on they are listed and watched.
+    pub(crate) fn want(&self) {
+        self.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
+    }
+
+    /// The Services that select a pod with these labels; none while they are not known, or what is known may be old.
+    pub(crate) fn selecting(&self, namespace: &Namespace, labels: &Labels) -> Option<Box<[ServiceName]>> {
+        self.want();
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.heard.filter(|heard| heard.elapsed() < TRUSTED)?;
+        Some(state.services.selecting(namespace, labels))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Services)) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state.services);
+        state.heard = Some(Instant::now());
+    }
+}
+
+/// Why there is no more to hear.
+enum End {
+    /// As every watch does in the end: go on from the last event.
+    Over,
+    /// What comes next is not known any more: list again.
+    Lost(&'static str),
+    Failed(&'static str, String),
+}
+
+impl ServiceWatch {
+    /// For ever.
+    pub(crate) async fn run(mut self) {
+        drop(self.seen.wanted.subscribe().wait_for(|wanted| *wanted).await);
+        let mut attempt = 0_u32;
+        loop {
+            match self.list().await {
+                Ok(from) => {
+                    attempt = 0;
+                    drop(self.token.take());
+                    let cause = self.follow(from).await;
+                    self.metrics.watch_restarted(cause);
+                }
+                Err(error) => {
+                    self.metrics.watch_restarted("error");
+                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    attempt = attempt.saturating_add(1);
+                    tracing::warn!(error = %Chain(&error), again_in = ?wait, "cannot list Services: pods that are to have their names wait");
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Reads all of them anew, and gives the resourceVersion to go on from.
+    async fn list(&self) -> Result<String, CallError> {
+        let (mut at_once, mut next) = (PAGE, String::new());
+        let mut services = Services::default();
+        loop {
+            let path = format!("{SERVICES}?limit={at_once}&continue={}", encode(&next));
+            let page = match self.calls.get::<Page>(&path).await {
+                Err(CallError::TooLong(_)) if at_once > 1 => {
+                    at_once = at_once.checked_div(8).unwrap_or(1).max(1);
+                    continue;
+                }
+                page => page?,
+            };
+            for item in page.items.unwrap_or_default() {
+                if let Some(service) = self.read(&item).and_then(Object::service) {
+                    services.set(service);
+                }
+            }
+            next = page.metadata.next.unwrap_or_default();
+            if next.is_empty() {
+                tracing::debug!(services = services.len(), "listed the Services that select pods");
+                self.seen.change(|known| *known = services);
+                return Ok(page.metadata.resource_version.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Watches from a resourceVersion on until it is time to list again. Says why.
+    async fn follow(&self, mut from: String) -> &'static str {
+        let begun = Instant::now();
+        let mut attempt = 0_u32;
+        while begun.elapsed() < RELIST {
+            let known = from.clone();
+            match self.stream(&mut from).await {
+                End::Over => attempt = 0,
+                End::Lost(cause) => return cause,
+                End::Failed(cause, error) => {
+                    attempt = if from == known { attempt.saturating_add(1) } else { 0 };
+                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    tracing::info!(error, again_in = ?wait, "watching Services again");
+                    self.metrics.watch_restarted(cause);
+                    sleep(wait).await;
+                }
+            }
+        }
+        "ended"
+    }
+
+    async fn stream(&self, from: &mut String) -> End {
+        let path = format!(
+            "{SERVICES}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
+            STREAM.as_secs(),
+            encode(from)
+        );
+        let mut lines = match self.calls.open(&path).await {
+            Ok(body) => Lines::new(body),
+            Err(error) if error.is_expired() => return End::Lost("expired"),
+            Err(error) => return End::Failed("error", Chain(&error).to_string()),
+        };
+        self.seen.change(|_same| ());
+        loop {
+            match lines.next(SILENCE).await {
+                Line::Whole(line) => {
+                    if let Err(end) = self.event(&line, from) {
+                        return end;
+                    }
+                }
+                // What it said is not known: begin anew.
+                Line::TooLong => return End::Lost("error"),
+                Line::Silence => return End::Failed("silent", "nothing was heard".to_owned()),
+                Line::End(None) => return End::Over,
+                Line::End(Some(error)) => return End::Failed("error", error),
+            }
+        }
+    }
+
+    fn event(&self, line: &[u8], from: &mut String) -> Result<(), End> {
+        let event: Event<'_> = match serde_json::from_slice(line) {
+            Ok(event) => event,
+            // A stream that is cut off ends in half a line.
+            Err(error) if error.is_eof() => return Err(End::Over),
+            Err(error) => return Err(End::Failed("error", error.to_string())),
+        };
+        if event.kind == "ERROR" {
+            let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
+            let expired = status.code == http::StatusCode::GONE.as_u16() || status.reason == "Expired";
+            return Err(if expired { End::Lost("expired") } else { End::Failed("error", status.message) });
+        }
+        let Some(object) = self.read(event.object) else { return Ok(()) };
+        if let Some(version) = &object.metadata.resource_version {
+            version.clone_into(from);
+        }
+        self.seen.change(|services| {
+            if matches!(&*event.kind, "ADDED" | "MODIFIED" | "DELETED")
+                && let Some((namespace, name)) = object.key()
+            {
+                services.remove(&namespace, &name);
+                if event.kind != "DELETED"
+                    && let Some(service) = object.service()
+                {
+                    services.set(service);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// One malformed object spoils neither list nor watch.
+    fn read(&self, object: &RawValue) -> Option<Object> {
+        serde_json::from_str(object.get())
+            .inspect_err(|error| {
+                self.metrics.malformed_objects.inc();
+                tracing::warn!(%error, "skipped a Service that cannot be read");
+            })
+            .ok()
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    metadata: Metadata,
+    items: Option<Vec<Box<RawValue>>>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    metadata: Metadata,
+    spec: Option<Spec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    namespace: Option<String>,
+    name: Option<String>,
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    selector: Option<BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Object {
+    fn key(&self) -> Option<(Namespace, ServiceName)> {
+        let namespace = Namespace::parse(self.metadata.namespace.as_deref()?).ok()?;
+        Some((namespace, ServiceName::parse(self.metadata.name.as_deref()?).ok()?))
+    }
+
+    /// Where it selects pods at all: the selector of an ExternalName Service means nothing, and an empty one selects none.
+    fn service(self) -> Option<Service> {
+        let (namespace, name) = self.key()?;
+        let spec = self.spec.filter(|spec| spec.kind.as_deref() != Some("ExternalName"))?;
+        let selector: Box<[_]> = spec.selector?.into_iter().collect();
+        (1..=MOST_PAIRS).contains(&selector.len()).then_some(Service { namespace, name, selector })
+    }
+}
+
+const SERVICES: &str = "/api/v1/services";
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
+/// A Service weighs one to three kB.
+const PAGE: u32 = 500;
+/// As for certificate requests: a stream this short needs no bookmarks to show that it is alive.
+const STREAM: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(35);
+/// A watch that lost an event without a word would otherwise lose it for ever.
+const RELIST: Duration = Duration::from_mins(10);
+/// After this long without a word from the API server, names are not given by what was known: a Service may be gone.
+const TRUSTED: Duration = Duration::from_secs(60);
+/// A selector longer than this is nobody's; it would only fill our memory.
+const MOST_PAIRS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(spec: serde_json::Value) -> Option<Service> {
+        let object = json!({"metadata": {"namespace": "shop", "name": "cart", "resourceVersion": "7"}, "spec": spec});
+        serde_json::from_value::<Object>(object).unwrap().service()
+    }
+
+    fn labels() -> Labels {
+        [("app".into(), "cart".into())].into()
+    }
+
+    #[test]
+    fn only_a_service_with_a_selector_selects() {
+        assert!(service(json!({"selector": {"app": "cart"}})).is_some());
+        assert!(service(json!({"selector": {"app": "cart"}, "clusterIP": "None", "type": "ClusterIP"})).is_some());
+        assert!(service(json!({"selector": {"app": "cart"}, "publishNotReadyAddresses": true})).is_some());
+        assert!(service(json!({"selector": {"app": "cart"}, "ipFamilies": ["IPv6", "IPv4"]})).is_some());
+        assert!(service(json!({"selector": {}})).is_none());
+        assert!(service(json!({"selector": null})).is_none());
+        assert!(service(json!({})).is_none());
+        assert!(service(json!({"type": "ExternalName", "externalName": "a.b", "selector": {"app": "cart"}})).is_none());
+        let long: BTreeMap<String, &str> = (0..17).map(|number| (format!("k{number}"), "v")).collect();
+        assert!(service(json!({"selector": long})).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_known_before_the_first_listing_and_long_after_the_last_word() {
+        let seen = SeenServices::new();
+        let namespace = Namespace::parse("shop").unwrap();
+        assert!(!*seen.wanted.borrow());
+        assert_eq!(seen.selecting(&namespace, &labels()), None);
+        assert!(*seen.wanted.borrow(), "asking begins the watch");
+        seen.change(|services| services.set(service(json!({"selector": {"app": "cart"}})).unwrap()));
+        assert_eq!(seen.selecting(&namespace, &labels()).unwrap().len(), 1);
+        tokio::time::advance(TRUSTED).await;
+        assert_eq!(seen.selecting(&namespace, &labels()), None);
+        seen.change(|_heard| ());
+        assert_eq!(seen.selecting(&namespace, &labels()).unwrap().len(), 1);
+    }
+}
