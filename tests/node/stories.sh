@@ -19,7 +19,40 @@ wanted() {
   return 1
 }
 
+# Is this a story that leaves the signer, the kubelet and the machine alone? It says `# quiet` below its title.
+is_quiet() { sed -n 2p "$1" | grep -q '^# quiet'; }
+
 run_story() {
+  # No condition: in one, the story's own `set -e` would not count.
+  set +e
+  tell "$1"
+  count $?
+  set -e
+}
+count() { if [ "$1" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi; }
+
+# Several at a time: they mostly wait. In the machine's cgroups, so that they end with it whatever happens to this shell.
+run_together() {
+  local story told=()
+  for story in "$@"; do
+    (
+      join
+      tell "$story"
+    ) >"$dir/log/$(basename "$story" .sh)" 2>&1 &
+    told+=($!)
+  done
+  for story in "$@"; do
+    set +e
+    wait "${told[0]}"
+    count $?
+    set -e
+    told=("${told[@]:1}")
+    cat "$dir/log/$(basename "$story" .sh)" >&2
+  done
+}
+
+# Runs a story and says how it went. Leaves `set -e` off.
+tell() {
   local title begun=$SECONDS status
   title=$(sed -n '1s/^# //p' "$1")
   set +e
@@ -29,16 +62,14 @@ run_story() {
     . "$1"
   )
   status=$?
-  set -e
   if [ $status -eq 0 ]; then
-    passed=$((passed + 1))
     say "ok    $(basename "$1" .sh | cut -c1-2)  $title ($((SECONDS - begun)) s)"
-  else
-    [ $status -lt 128 ] || exit $status
-    failed=$((failed + 1))
-    say "FAIL  $(basename "$1" .sh | cut -c1-2)  $title"
-    evidence
+    return 0
   fi
+  [ $status -lt 128 ] || exit $status
+  say "FAIL  $(basename "$1" .sh | cut -c1-2)  $title"
+  evidence
+  return 1
 }
 
 # What one wants to see when a story failed.

@@ -1,4 +1,5 @@
 # six key types; init containers; several users; a recreated StatefulSet pod and ServiceAccount; Jobs and CronJobs
+# quiet
 
 namespace story-kinds
 # A CronJob makes a Job each minute while the rest goes on.

@@ -1,4 +1,5 @@
 # upstream's mtlsserver knows our pods by their SPIFFE ID; its client wants a DNS name, which our certificates do not carry
+# quiet
 
 namespace story-peers
 peer() { # NAME ARGUMENTS   an agnhost pod that runs upstream's program over our files

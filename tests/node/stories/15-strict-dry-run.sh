@@ -1,4 +1,5 @@
 # every object of the chart and of the kustomize base passes a strict dry-run on the API server
+# quiet
 
 # Strict: a field that the API does not know is an error. ServiceMonitor and PrometheusRule are the Prometheus operator's: its own CRDs
 # judge them.

@@ -1,4 +1,5 @@
 # with Podmint installed, upstream's own tests of pod certificates and trust bundles pass, with a signer of another name
+# quiet
 
 # They are Kubernetes' conformance tests, unmodified. Their signer is e2e.example.com/…: the guard must leave it alone.
 guard_is in_force || fail "the guard is not in force: that would show nothing"
