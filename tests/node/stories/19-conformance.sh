@@ -6,6 +6,9 @@ guard_is in_force || fail "the guard is not in force: that would show nothing"
 image=$("$bin/conformance" --list-images 2>/dev/null | grep '/agnhost:2\.[0-9.]*$' | sort -V | tail -1)
 inside ctr -n k8s.io images tag podmint.dev/node/agnhost:1 "$image" >/dev/null || fail "no image $image"
 kube apply -f "$here/pods/no-registry.yaml" >/dev/null
+# An API server enforces a policy a moment after it has stored it.
+pulls() { kube run probe --image "$image" --image-pull-policy Always --dry-run=server -o 'jsonpath={.spec.containers[0].imagePullPolicy}'; }
+until_true 30 "upstream's pods would pull their image" eval '[ "$(pulls)" = IfNotPresent ]'
 
 upstream() { # NAME FOCUS [SKIP]   runs the tests whose names match
   (join && HOME=$dir/home TMPDIR=$dir/tmp on_net "$bin/conformance" --kubeconfig "$dir/pki/admin.kubeconfig" --provider skeleton --num-nodes 1 --ginkgo.no-color \
