@@ -12,7 +12,7 @@ use crate::testkit::{self, Authority, raw_extension, wrap};
 use crate::x509::Facts;
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use rcgen::{BasicConstraints, CertificateParams, GeneralSubtree, IsCa, NameConstraints, SanType};
+use rcgen::{BasicConstraints, CertificateParams, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType};
 
 /// What one reader must keep to, for any input.
 type Entry = fn(&[u8]);
@@ -227,6 +227,7 @@ pub(crate) fn certificates(seed: u8) -> Mutator {
         leaf(|_| {}),
         leaf(|params| params.subject_alt_names.push(SanType::URI("https://example.org".try_into().unwrap()))),
         leaf(|params| params.subject_alt_names.push(SanType::DnsName("cart.shop.svc".try_into().unwrap()))),
+        leaf(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]),
         leaf(|params| params.custom_extensions.push(raw_extension(&[1, 3, 6, 1, 4, 1, 99999, 1], false, vec![5, 0]))),
     ];
     let samples = samples.iter().flat_map(|text| pem::blocks(text.as_bytes(), 3).unwrap());

@@ -27,6 +27,7 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn new() -> Self {
+        log();
         let folder = tempfile::tempdir().unwrap();
         let volume = Volume::new(folder.path());
         Self { folder, volume }
@@ -54,6 +55,15 @@ impl Pod {
     pub(crate) async fn start(&self) -> PodIdentity {
         self.builder().start().await.unwrap()
     }
+}
+
+/// What the library logs goes to the test's own output, which `tests/run` looks through for keys.
+fn log() {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let ours = tracing_subscriber::filter::Targets::new().with_target("podmint", tracing::Level::TRACE);
+    let text = tracing_subscriber::fmt::layer().with_test_writer();
+    tracing_subscriber::registry().with(text).with(ours).try_init().ok(); // the first test of a process has done it
 }
 
 pub(crate) fn anyone() -> Authorizer {
