@@ -1,7 +1,10 @@
 //! What the library costs, as ratios within one run: `cargo bench -p podmint --bench client`. It asserts nothing.
 //!
 //! A handshake is both sides on one thread, in memory, in CPU time of that thread. Arms take turns, so that a noisy machine disturbs all of them; the first two are the same, which
-//! shows the noise.
+//! shows the noise. go-spiffe's row is its own program's CPU time, both sides in one process; it needs Go.
+//!
+//! There is no row for rust-spiffe: its source of credentials takes them from the Workload API alone (gRPC over a socket), so that it would bring tonic's transport and prost into
+//! every build of these tests, and a fake of that API to this file.
 
 #![expect(
     clippy::as_conversions,
@@ -11,6 +14,9 @@
     clippy::indexing_slicing,
     reason = "a benchmark: a failure is its end"
 )]
+
+#[path = "../tests/kit/go.rs"]
+mod go;
 
 use podmint::testkit::{Authority, Issued, Volume};
 use podmint::{Authorizer, PodIdentity, Source, Stream};
@@ -28,7 +34,9 @@ const DOMAIN: &str = "prod.example.org";
 const ROUNDS: usize = 400;
 const BATCH: usize = 10;
 const ROTATIONS: usize = 300;
-const CONNECTIONS: usize = 2000;
+const CONNECTIONS: usize = 10_000;
+const GENERATIONS: usize = 2000;
+const IDLE: Duration = Duration::from_secs(60);
 
 type Pair = (Stream<DuplexStream>, Stream<DuplexStream>);
 type Configs = (Arc<ServerConfig>, Arc<ClientConfig>);
@@ -45,13 +53,20 @@ fn main() {
     }
     let setting = Setting::new();
     let identity = runtime.block_on(setting.identity(rustls::crypto::aws_lc_rs::default_provider()));
+    go(&setting);
     runtime.block_on(rotations(&setting, &identity, 0));
+    generations(&setting, &identity);
     let open = runtime.block_on(memory(&identity));
     runtime.block_on(rotations(&setting, &identity, open.len()));
+    drop((open, identity));
+    runtime.block_on(shrink(&setting));
+    drop(runtime);
+    idle(&setting);
 }
 
 struct Setting {
     _folder: tempfile::TempDir,
+    go: tempfile::TempDir,
     volume: Volume,
     root: Authority,
     issuer: Authority,
@@ -68,7 +83,8 @@ impl Setting {
         let issued = issuer.issue_with("/ns/shop/sa/till", |params| {
             params.subject_alt_names.push(rcgen::SanType::DnsName("till.test".try_into().unwrap()));
         });
-        let setting = Self { _folder: folder, volume, root, issuer, issued };
+        let go = tempfile::tempdir().unwrap();
+        let setting = Self { _folder: folder, go, volume, root, issuer, issued };
         setting.write(&setting.issued);
         setting
     }
@@ -77,39 +93,55 @@ impl Setting {
         self.volume.write(&[("bundle.pem", issued.bundle()), ("trust.pem", self.root.trust())]);
     }
 
-    async fn identity(&self, provider: CryptoProvider) -> PodIdentity {
+    fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.root.trust().as_bytes()).unwrap()).unwrap();
+        Arc::new(roots)
+    }
+
+    fn source(&self) -> Source {
         let path = |name: &str| self.volume.path().join(name);
-        let source = Source::bundle(path("bundle.pem")).trust(DOMAIN.parse().unwrap(), path("trust.pem"));
-        source.builder().provider(Arc::new(provider)).start().await.unwrap()
+        Source::bundle(path("bundle.pem")).trust(DOMAIN.parse().unwrap(), path("trust.pem"))
+    }
+
+    async fn identity(&self, provider: CryptoProvider) -> PodIdentity {
+        self.source().builder().provider(Arc::new(provider)).start().await.unwrap()
     }
 }
 
 /// rustls as it comes, with resumption off as ours is.
 fn plain(setting: &Setting, provider: Arc<CryptoProvider>) -> Configs {
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(setting.issued.chain.as_bytes()).map(Result::unwrap).collect();
-    let key = || PrivateKeyDer::from_pem_slice(setting.issued.key.as_bytes()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(setting.root.trust().as_bytes()).unwrap()).unwrap();
-    let roots = Arc::new(roots);
+    let roots = setting.roots();
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
     let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain.clone(), key())
+        .with_single_cert(chain_of(&setting.issued), key_of(&setting.issued))
         .unwrap();
     server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
+    (Arc::new(server), plain_client(&setting.issued, roots, provider))
+}
+
+fn plain_client(issued: &Issued, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Arc<ClientConfig> {
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key())
+        .with_client_auth_cert(chain_of(issued), key_of(issued))
         .unwrap();
     client.resumption = rustls::client::Resumption::disabled();
-    (Arc::new(server), Arc::new(client))
+    Arc::new(client)
+}
+
+fn chain_of(issued: &Issued) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(issued.chain.as_bytes()).map(Result::unwrap).collect()
+}
+
+fn key_of(issued: &Issued) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap()
 }
 
 fn ours(identity: &PodIdentity) -> Configs {
@@ -204,6 +236,39 @@ async fn rotations(setting: &Setting, identity: &PodIdentity, open: usize) {
     }
 }
 
+/// The same handshake in Go.
+fn go(setting: &Setting) {
+    for (file, text) in
+        [("key.pem", &setting.issued.key), ("chain.pem", &setting.issued.chain), ("trust.pem", &setting.root.trust())]
+    {
+        std::fs::write(setting.go.path().join(file), text).unwrap();
+    }
+    let peer = go::program("peer");
+    for (kind, name) in [("std", "crypto/tls"), ("spiffe", "go-spiffe")] {
+        let id = format!("spiffe://{DOMAIN}/ns/shop/sa/till");
+        let rounds = (ROUNDS * BATCH).to_string();
+        let mut command = std::process::Command::new(&peer);
+        let output = command.args(["bench", kind]).arg(setting.go.path()).args([&id, &rounds]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        println!("handshake Go        {name:11} {:>7} us", String::from_utf8(output.stdout).unwrap().trim());
+    }
+}
+
+/// Resident memory of generations that are held.
+fn generations(setting: &Setting, identity: &PodIdentity) {
+    let mut held = Vec::with_capacity(GENERATIONS);
+    let mut before = 0;
+    for number in 0..GENERATIONS + 100 {
+        if number == 100 {
+            before = resident(); // what the first ones need once is not counted
+        }
+        setting.write(&setting.issuer.issue("/ns/shop/sa/till"));
+        identity.reload_blocking();
+        held.push(identity.snapshot());
+    }
+    println!("resident memory of a generation: {} bytes", (resident() - before) / GENERATIONS);
+}
+
 /// Resident memory of open connections, both ends in this process.
 async fn memory(identity: &PodIdentity) -> Vec<Pair> {
     let anyone = || Authorizer::any_in(DOMAIN.parse().unwrap());
@@ -228,4 +293,61 @@ async fn memory(identity: &PodIdentity) -> Vec<Pair> {
 fn resident() -> usize {
     let text = std::fs::read_to_string(Path::new("/proc/self/statm")).unwrap();
     text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// From the swap that withdraws a root to the last end of a connection that came in under it: half of all, every peer with a certificate of its own.
+async fn shrink(setting: &Setting) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let other = Authority::new(DOMAIN);
+    let trust = |roots: String| setting.volume.write(&[("bundle.pem", setting.issued.bundle()), ("trust.pem", roots)]);
+    trust(format!("{}{}", setting.root.trust(), other.trust()));
+    let identity = setting.identity(CryptoProvider::clone(&provider)).await;
+    let acceptor = identity.server(Authorizer::any_in(DOMAIN.parse().unwrap())).acceptor().unwrap();
+    let mut held = Vec::with_capacity(CONNECTIONS);
+    let mut endings = tokio::task::JoinSet::new();
+    for number in 0..CONNECTIONS {
+        let goes = number % 2 == 0;
+        let issued = if goes { &other } else { &setting.issuer }.issue("/ns/shop/sa/cart");
+        let connector = tokio_rustls::TlsConnector::from(plain_client(&issued, setting.roots(), Arc::clone(&provider)));
+        let (near, far) = tokio::io::duplex(64);
+        let name = ServerName::try_from("till.test").unwrap();
+        let (near, far) = tokio::join!(acceptor.accept(near), connector.connect(name, far));
+        let near = near.unwrap();
+        let ending = near.ending();
+        endings.spawn(async move {
+            ending.await;
+            goes
+        });
+        held.push((near, far.unwrap()));
+    }
+    let swapped = Instant::now();
+    trust(setting.root.trust());
+    for _ in 0..CONNECTIONS / 2 {
+        assert!(endings.join_next().await.unwrap().unwrap(), "a connection was closed whose root stays");
+    }
+    println!(
+        "trust shrink -> the last of {} connections ended: {:.0} ms ({CONNECTIONS} open, each peer with its own chain)",
+        CONNECTIONS / 2,
+        swapped.elapsed().as_secs_f64() * 1e3
+    );
+}
+
+/// How often the threads of an identity that nobody uses wake up.
+fn idle(setting: &Setting) {
+    let identity = setting.source().builder().start_blocking().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let before = switches();
+    std::thread::sleep(IDLE);
+    println!("idle wake-ups in {IDLE:?}: {}", switches() - before - 1); // one is ours
+    drop(identity);
+}
+
+/// Voluntary context switches of all threads of this process: each wake-up ends in one.
+fn switches() -> u64 {
+    let count = |status: String| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    };
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).map_or(0, count)).sum()
 }
