@@ -36,6 +36,7 @@ pub struct Metrics {
     pub(crate) panics: Counter,
     pub(crate) foreign_issuance: Counter,
     pub(crate) ca_usable_until_timestamp_seconds: Gauge<f64, AtomicU64>,
+    pub(crate) rotation: Family<PhaseLabels, Gauge>,
     pub(crate) trust_in_sync: Gauge,
     pub(crate) trust_repairs: Counter,
     pub(crate) foreign_bundles: Gauge,
@@ -62,6 +63,11 @@ pub(crate) struct OutcomeLabels {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct StateLabels {
     pub(crate) state: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct PhaseLabels {
+    pub(crate) phase: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -126,6 +132,7 @@ impl Metrics {
             "Until when the first CA to end can issue; 0 while one cannot",
             Gauge::default,
         );
+        let rotation = list.family("rotation", "How many CAs are in each phase of a rotation of their root");
         let trust_in_sync =
             list.add("trust_in_sync", "1 when every root was just read back from the API server", Gauge::default);
         let trust_repairs =
@@ -158,6 +165,7 @@ impl Metrics {
             panics,
             foreign_issuance,
             ca_usable_until_timestamp_seconds,
+            rotation,
             trust_in_sync,
             trust_repairs,
             foreign_bundles,

@@ -5,15 +5,18 @@ use time::OffsetDateTime;
 use x509_parser::{
     extensions::{GeneralName, NameConstraints, ParsedExtension},
     oid_registry::OID_X509_EXT_NAME_CONSTRAINTS,
-    prelude::{FromDer, X509Certificate},
+    prelude::{FromDer, X509Certificate, X509Name},
 };
 
-use super::load::LoadError;
+use super::{
+    load::LoadError,
+    view::{Role, Shown},
+};
 use crate::names::Sha256;
 
 /// A certificate that may sign others.
-#[derive(Debug)]
-pub(super) struct CaCertificate {
+#[derive(Clone, Debug)]
+pub(crate) struct CaCertificate {
     pub(super) der: Vec<u8>,
     pub(super) spki: Vec<u8>,
     pub(super) subject: Vec<u8>,
@@ -74,6 +77,20 @@ impl CaCertificate {
 
     pub(super) fn to_pem(&self) -> String {
         to_pem(&self.der)
+    }
+
+    /// What people know it by.
+    pub(super) fn shown(&self, role: Role, usable_until: OffsetDateTime) -> Shown {
+        let subject = X509Name::from_der(&self.subject).map_or_else(|_| String::new(), |(_, name)| name.to_string());
+        let key_identifier: Vec<String> = self.subject_key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Shown {
+            role,
+            subject,
+            key_identifier: key_identifier.join(":"),
+            fingerprint: self.fingerprint,
+            not_after: self.not_after,
+            usable_until,
+        }
     }
 }
 

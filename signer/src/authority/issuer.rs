@@ -1,9 +1,10 @@
-//! The right to sign: an issuing CA together with the proof that its root is published.
+//! The right to sign: an issuing CA together with the proof that its root is published, for as long as it is known to be the one
+//! that signs.
 
 use std::{fmt, sync::Arc};
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::load::Generation;
 use crate::names::Sha256;
@@ -61,36 +62,70 @@ impl fmt::Debug for Published {
     }
 }
 
+/// When the API server last said which CA signs, and for how long its word counts: others may have moved on since. A replica
+/// that slept must not wake up signing with a CA that they left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// When, by the API server's clock. A process's own stands still while its machine is suspended.
+    pub at: OffsetDateTime,
+    /// How long.
+    pub lasts: Duration,
+}
+
+impl Confirmed {
+    /// Whether it counts. A clock that went back says nothing about what has passed.
+    pub fn counts(self, now: OffsetDateTime) -> bool {
+        let until = self.at.saturating_add(self.lasts).saturating_add(WHOLE_SECOND);
+        self.at.saturating_sub(WHOLE_SECOND) <= now && now <= until
+    }
+}
+
+/// Too long ago: the signing Secret must be read again before anything is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was last confirmed at {} that this CA signs", self.0.at)]
+pub struct Unconfirmed(pub Confirmed);
+
 /// An issuing CA that may sign.
 ///
 /// It cannot be made without [`Published`]:
 /// ```
 /// # use std::sync::Arc;
-/// # use podmint_signer::authority::{Generation, Issuer, NotPublished, Published};
-/// fn issuer(generation: Arc<Generation>, published: Published) -> Result<Issuer, NotPublished> {
-///     Issuer::new(generation, published)
+/// # use podmint_signer::authority::{Confirmed, Generation, Issuer, NotPublished, Published};
+/// fn issuer(generation: Arc<Generation>, published: Published, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
+///     Issuer::new(generation, published, confirmed)
 /// }
 /// ```
 /// ```compile_fail
 /// # use std::sync::Arc;
-/// # use podmint_signer::authority::{Generation, Issuer, NotPublished, Published};
-/// fn issuer(generation: Arc<Generation>, published: Published) -> Result<Issuer, NotPublished> {
-///     Ok(Issuer { generation, published })
+/// # use podmint_signer::authority::{Confirmed, Generation, Issuer, NotPublished, Published};
+/// fn issuer(generation: Arc<Generation>, published: Published, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
+///     Ok(Issuer { generation, published, confirmed })
 /// }
 /// ```
 pub struct Issuer {
     generation: Arc<Generation>,
     published: Published,
+    confirmed: Confirmed,
 }
 
 impl Issuer {
-    /// Joins the two. A proof for another root is none.
-    pub fn new(generation: Arc<Generation>, published: Published) -> Result<Self, NotPublished> {
+    /// Joins them. A proof for another root is none.
+    pub fn new(generation: Arc<Generation>, published: Published, confirmed: Confirmed) -> Result<Self, NotPublished> {
         if generation.root_fingerprint() == published.root {
-            Ok(Self { generation, published })
+            Ok(Self { generation, published, confirmed })
         } else {
             Err(NotPublished(generation.root_fingerprint()))
         }
+    }
+
+    /// ECDSA with SHA-256 by the CA's key. There is no other way to a signature, so this is where it is asked whether the CA is
+    /// still the one that signs.
+    pub(crate) fn sign(
+        &self,
+        message: &[u8],
+        now: OffsetDateTime,
+    ) -> Result<Result<Vec<u8>, rcgen::Error>, Unconfirmed> {
+        if self.confirmed.counts(now) { Ok(self.generation.sign(message)) } else { Err(Unconfirmed(self.confirmed)) }
     }
 
     /// The issuing CA.
@@ -111,8 +146,8 @@ impl Issuer {
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, published } = self;
-        write!(out, "Issuer({generation:?}, {published:?})")
+        let Self { generation, published, confirmed } = self;
+        write!(out, "Issuer({generation:?}, {published:?}, {})", confirmed.at)
     }
 }
 
@@ -126,3 +161,6 @@ fn roots(trust_bundle: &str) -> Vec<CertificateDer<'static>> {
     let blocks = pem::parse_many(trust_bundle).unwrap_or_default();
     blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE").map(|block| block.into_contents().into()).collect()
 }
+
+/// How exact the API server's clock is as HTTP tells it.
+const WHOLE_SECOND: Duration = Duration::SECOND;

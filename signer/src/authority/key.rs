@@ -43,6 +43,11 @@ impl CaKey {
         Ok(Self { pkcs8, pair, random })
     }
 
+    /// The same key once more.
+    pub(super) fn again(&self) -> Result<Self, ring::error::KeyRejected> {
+        Self::read(self.pkcs8.clone())
+    }
+
     /// As it is kept in a Secret.
     pub(super) fn to_pem(&self) -> Zeroizing<String> {
         let config = pem::EncodeConfig::new().set_line_ending(LineEnding::LF);

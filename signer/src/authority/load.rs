@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::ByteString;
 use rcgen::{PublicKeyData, SigningKey};
-use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use super::{
     certificate::{CaCertificate, from_pem},
     key::CaKey,
+    plan::{Plan, Rotation},
+    state::{Held, HeldRoot, Signing},
+    view::{Role, Shown},
 };
 use crate::{
     names::Sha256,
@@ -72,46 +74,86 @@ pub enum LoadError {
     #[error("the path length of the root allows no issuing CA below it")]
     PathLength,
     /// The state speaks of another root.
-    #[error("state.json speaks of another root than ca.crt")]
-    RootOfAnother,
+    #[error("state.json speaks of another root than {0}")]
+    RootOfAnother(&'static str),
 }
 
-/// The root, with its key: wanted only to make an issuing CA.
+/// A root, with its key: wanted only to make an issuing CA.
 pub struct Root {
     pub(super) key: CaKey,
     pub(super) certificate: CaCertificate,
 }
 
-/// An issuing CA, with its key and the root above it.
+/// What the root's Secret holds: the root, and during a rotation the next one.
+#[derive(Debug)]
+pub struct Roots {
+    pub(super) current: Root,
+    pub(super) next: Option<Root>,
+}
+
+/// An issuing CA, with its key, the root above it, and the plan.
 pub struct Generation {
-    number: u64,
     key: CaKey,
     certificate: CaCertificate,
     root: CaCertificate,
+    /// The other root of a rotation.
+    other: Option<CaCertificate>,
+    signing: Signing,
     chain_pem: String,
 }
 
-/// What the signing Secret says beside its certificates.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct State {
-    schema: u64,
-    generation: u64,
-    root: String,
-}
+impl Roots {
+    /// A first one.
+    pub fn first(current: Root) -> Self {
+        Self { current, next: None }
+    }
 
-/// Only to see whether we may read the rest.
-#[derive(Deserialize)]
-struct Schema {
-    schema: u64,
-}
+    /// With this one next, in place of any that was.
+    #[must_use]
+    pub fn with_next(self, next: Root) -> Self {
+        Self { next: Some(next), ..self }
+    }
 
-impl Root {
+    /// The next one in place of the first, whose key is dropped.
+    #[must_use]
+    pub fn promoted(self) -> Self {
+        let Self { current, next } = self;
+        Self { current: next.unwrap_or(current), next: None }
+    }
+
     /// Reads and checks the root's Secret.
     pub fn load(data: &SecretData) -> Result<Self, LoadError> {
         refuse_empty(data)?;
-        let certificate = CaCertificate::check(CERTIFICATE, &single(CERTIFICATE, data)?)?;
-        Self::new(CaKey::parse(KEY, value(KEY, data)?)?, certificate)
+        let current = Root::load(KEY, CERTIFICATE, data)?;
+        let has_next = [NEXT_KEY, NEXT].iter().any(|field| data.get(*field).is_some_and(|value| !value.0.is_empty()));
+        let next = if has_next { Some(Root::load(NEXT_KEY, NEXT, data)?) } else { None };
+        Ok(Self { current, next })
+    }
+
+    /// What to put into its Secret.
+    pub fn data(&self) -> SecretData {
+        let Self { current, next } = self;
+        let mut all = current.data(KEY, CERTIFICATE);
+        all.extend(next.iter().flat_map(|next| next.data(NEXT_KEY, NEXT)));
+        all
+    }
+
+    /// What the next step depends on.
+    pub fn held(&self) -> Held {
+        let of = |root: &Root| HeldRoot { fingerprint: root.fingerprint(), not_after: root.not_after() };
+        Held { current: of(&self.current), next: self.next.as_ref().map(of) }
+    }
+
+    /// The one with this fingerprint.
+    pub fn find(&self, fingerprint: Sha256) -> Option<&Root> {
+        [Some(&self.current), self.next.as_ref()].into_iter().flatten().find(|root| root.fingerprint() == fingerprint)
+    }
+}
+
+impl Root {
+    fn load(key: &'static str, field: &'static str, data: &SecretData) -> Result<Self, LoadError> {
+        let certificate = CaCertificate::check(field, &single(field, data)?)?;
+        Self::new(CaKey::parse(key, value(key, data)?)?, certificate)
     }
 
     pub(super) fn new(key: CaKey, certificate: CaCertificate) -> Result<Self, LoadError> {
@@ -127,10 +169,9 @@ impl Root {
         Ok(Self { key, certificate })
     }
 
-    /// What to put into its Secret.
-    pub fn data(&self) -> SecretData {
+    fn data(&self, key_field: &str, field: &str) -> SecretData {
         let Self { key, certificate } = self;
-        data([(KEY, key.to_pem().as_bytes()), (CERTIFICATE, certificate.to_pem().as_bytes())])
+        data([(key_field, key.to_pem().as_bytes()), (field, certificate.to_pem().as_bytes())])
     }
 
     /// Which root this is.
@@ -148,26 +189,26 @@ impl Generation {
     /// Reads and checks the signing Secret.
     pub fn load(data: &SecretData) -> Result<Self, LoadError> {
         refuse_empty(data)?;
-        let state = state(value(STATE, data)?)?;
+        let (plan, named) = Plan::read(value(STATE, data)?)?;
         let certificate = CaCertificate::check(CERTIFICATE, &single(CERTIFICATE, data)?)?;
-        let root = CaCertificate::check(ROOT, &single(ROOT, data)?)?;
-        if root.fingerprint.to_string() != state.root {
-            return Err(LoadError::RootOfAnother);
+        let root = root_certificate(ROOT, data)?;
+        if root.fingerprint != named {
+            return Err(LoadError::RootOfAnother(ROOT));
         }
-        if root.path_length(ROOT)? == Some(0) {
-            return Err(LoadError::PathLength);
-        }
-        if !root.is_signed_by(ROOT, &root)? {
-            return Err(LoadError::NotSelfSigned);
-        }
-        Self::new(state.generation, CaKey::parse(KEY, value(KEY, data)?)?, certificate, root)
+        let other = match plan.rotation {
+            Some(rotation) => Some((other_field(rotation), root_certificate(other_field(rotation), data)?)),
+            None => None,
+        };
+        let key = CaKey::parse(KEY, value(KEY, data)?)?;
+        Self::new(plan, key, certificate, root, other)
     }
 
     pub(super) fn new(
-        number: u64,
+        plan: Plan,
         key: CaKey,
         certificate: CaCertificate,
         root: CaCertificate,
+        other: Option<(&'static str, CaCertificate)>,
     ) -> Result<Self, LoadError> {
         if key.subject_public_key_info() != certificate.spki {
             return Err(LoadError::KeyOfAnother);
@@ -175,25 +216,47 @@ impl Generation {
         if !certificate.is_signed_by(CERTIFICATE, &root)? {
             return Err(LoadError::NotBelowRoot);
         }
+        let other = match (other, plan.rotation) {
+            (Some((_, other)), Some(rotation)) if other.fingerprint == rotation.other() => Some(other),
+            (Some((field, _)), _) => return Err(LoadError::RootOfAnother(field)),
+            (None, Some(rotation)) => return Err(LoadError::Missing(other_field(rotation))),
+            (None, None) => None,
+        };
         let chain_pem = certificate.to_pem();
-        Ok(Self { number, key, certificate, root, chain_pem })
+        let signing = signing(plan, &certificate, &root);
+        Ok(Self { key, certificate, root, other, signing, chain_pem })
     }
 
     /// What to put into the signing Secret.
     pub fn data(&self) -> Result<SecretData, serde_json::Error> {
-        let Self { number, key, certificate, root, chain_pem: _ } = self;
-        let state = State { schema: SCHEMA, generation: *number, root: root.fingerprint.to_string() };
-        Ok(data([
+        let Self { key, certificate, root, other, signing, chain_pem: _ } = self;
+        let mut all = data([
             (KEY, key.to_pem().as_bytes()),
             (CERTIFICATE, certificate.to_pem().as_bytes()),
             (ROOT, root.to_pem().as_bytes()),
-            (STATE, &serde_json::to_vec(&state)?),
-        ]))
+            (STATE, &signing.plan.write(root.fingerprint)?),
+        ]);
+        if let (Some(rotation), Some(other)) = (signing.plan.rotation, other) {
+            all.extend(data([(other_field(rotation), other.to_pem().as_bytes())]));
+        }
+        Ok(all)
+    }
+
+    /// The same issuing CA under another plan.
+    pub(super) fn under(&self, plan: Plan, other: Option<CaCertificate>) -> Result<Self, LoadError> {
+        let key = self.key.again().map_err(|_rejected| LoadError::KeyUnreadable(KEY))?;
+        let other = plan.rotation.zip(other).map(|(rotation, other)| (other_field(rotation), other));
+        Self::new(plan, key, self.certificate.clone(), self.root.clone(), other)
+    }
+
+    /// What the next step depends on.
+    pub fn signing(&self) -> &Signing {
+        &self.signing
     }
 
     /// Counted from 1, one more for each issuing CA.
     pub fn number(&self) -> u64 {
-        self.number
+        self.signing.plan.number
     }
 
     /// Which issuing CA this is.
@@ -208,12 +271,31 @@ impl Generation {
 
     /// The roots to publish, as the text of a ClusterTrustBundle.
     pub fn trust_bundle(&self) -> String {
-        self.root.to_pem()
+        self.other.iter().fold(self.root.to_pem(), |bundle, other| bundle + &other.to_pem())
+    }
+
+    /// The certificate of one of the roots that the plan speaks of.
+    pub(super) fn root_of(&self, fingerprint: Sha256) -> Option<&CaCertificate> {
+        [Some(&self.root), self.other.as_ref()].into_iter().flatten().find(|root| root.fingerprint == fingerprint)
+    }
+
+    /// What people see of it: the issuing CA, and the roots.
+    pub fn shown(&self) -> Vec<Shown> {
+        let Self { key: _, certificate, root, other, signing, chain_pem: _ } = self;
+        let mut all = vec![
+            certificate.shown(Role::Issuing, signing.usable_until),
+            root.shown(Role::Root, usable_until(root.not_after)),
+        ];
+        if let (Some(rotation), Some(other)) = (signing.plan.rotation, other) {
+            let role = if rotation.next().is_some() { Role::NextRoot } else { Role::PreviousRoot };
+            all.push(other.shown(role, usable_until(other.not_after)));
+        }
+        all
     }
 
     /// From when on it is valid.
     pub fn not_before(&self) -> OffsetDateTime {
-        self.certificate.not_before.max(self.root.not_before)
+        self.signing.not_before
     }
 
     /// The first end in its chain.
@@ -224,13 +306,12 @@ impl Generation {
     /// Until when it can issue: the shortest life that the API server takes, and the backdating, before its chain ends. This is
     /// the moment to watch.
     pub fn usable_until(&self) -> OffsetDateTime {
-        self.not_after().saturating_sub(SHORTEST).saturating_sub(BACKDATE)
+        self.signing.usable_until
     }
 
     /// When the next one is to be made: at half of its life.
     pub fn renew_at(&self) -> OffsetDateTime {
-        let life = self.not_after().unix_timestamp().saturating_sub(self.not_before().unix_timestamp());
-        self.not_before().saturating_add(Duration::seconds(life / 2))
+        self.signing.renew_at
     }
 
     pub(crate) fn chain_pem(&self) -> &str {
@@ -251,8 +332,8 @@ impl Generation {
         &self.certificate.subject_key
     }
 
-    /// ECDSA with SHA-256.
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+    /// ECDSA with SHA-256. Only [`Issuer`](super::Issuer) may ask for it.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.key.sign(message)
     }
 }
@@ -266,18 +347,46 @@ impl fmt::Debug for Root {
 
 impl fmt::Debug for Generation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, key: _, certificate, root, chain_pem: _ } = self;
-        write!(out, "Generation({number}: {} under {})", certificate.fingerprint, root.fingerprint)
+        let Self { key: _, certificate, root, other: _, signing, chain_pem: _ } = self;
+        write!(out, "Generation({}: {} under {})", signing.plan.number, certificate.fingerprint, root.fingerprint)
     }
 }
 
-/// The newest schema is ours. What we do not know we must not touch: a rolled-back version would destroy it.
-fn state(json: &[u8]) -> Result<State, LoadError> {
-    let Schema { schema } = serde_json::from_slice(json).map_err(|_garbage| LoadError::State)?;
-    if schema > SCHEMA {
-        return Err(LoadError::NewerSchema(schema));
+/// What the next step depends on. The successor of an issuing CA is due at half of its life, that of a root at four fifths: two
+/// years before a root of ten years ends.
+fn signing(plan: Plan, certificate: &CaCertificate, root: &CaCertificate) -> Signing {
+    let life = |from: OffsetDateTime, to: OffsetDateTime| to.unix_timestamp().saturating_sub(from.unix_timestamp());
+    let not_before = certificate.not_before.max(root.not_before);
+    let not_after = certificate.not_after.min(root.not_after);
+    Signing {
+        plan,
+        root: root.fingerprint,
+        not_before,
+        renew_at: not_before.saturating_add(Duration::seconds(life(not_before, not_after) / 2)),
+        usable_until: usable_until(not_after),
+        rotate_at: root.not_after.saturating_sub(Duration::seconds(life(root.not_before, root.not_after) / 5)),
     }
-    serde_json::from_slice(json).map_err(|_garbage| LoadError::State)
+}
+
+fn usable_until(not_after: OffsetDateTime) -> OffsetDateTime {
+    not_after.saturating_sub(SHORTEST).saturating_sub(BACKDATE)
+}
+
+/// One of the roots that are published.
+fn root_certificate(field: &'static str, data: &SecretData) -> Result<CaCertificate, LoadError> {
+    let root = CaCertificate::check(field, &single(field, data)?)?;
+    if root.path_length(field)? == Some(0) {
+        return Err(LoadError::PathLength);
+    }
+    if !root.is_signed_by(field, &root)? {
+        return Err(LoadError::NotSelfSigned);
+    }
+    Ok(root)
+}
+
+/// Where the other root of a rotation is in the signing Secret.
+fn other_field(rotation: Rotation) -> &'static str {
+    if rotation.next().is_some() { NEXT } else { PREVIOUS }
 }
 
 fn refuse_empty(data: &SecretData) -> Result<(), LoadError> {
@@ -301,10 +410,12 @@ fn data<const N: usize>(values: [(&str, &[u8]); N]) -> SecretData {
     values.into_iter().map(|(field, value)| (field.to_owned(), ByteString(value.to_vec()))).collect()
 }
 
-const SCHEMA: u64 = 1;
-
 // The two first are what `kubernetes.io/tls` and cert-manager call them.
 const KEY: &str = "tls.key";
 const CERTIFICATE: &str = "tls.crt";
 const ROOT: &str = "ca.crt";
 const STATE: &str = "state.json";
+/// In both Secrets: the root that a rotation goes to.
+const NEXT: &str = "next.crt";
+const NEXT_KEY: &str = "next.key";
+const PREVIOUS: &str = "previous.crt";

@@ -10,7 +10,9 @@ use time::{Duration, OffsetDateTime};
 use super::{
     certificate::CaCertificate,
     key::CaKey,
-    load::{Generation, LoadError, Root},
+    load::{Generation, LoadError, Root, Roots},
+    plan::Plan,
+    state::Put,
 };
 use crate::{
     config::Domains,
@@ -29,6 +31,12 @@ pub enum MakeError {
     /// The root ends too soon to make anything under it.
     #[error("the root ends at {0}")]
     RootEnds(OffsetDateTime),
+    /// A step spoke of what was not there. Asked again after another look, it will not.
+    #[error("the root {0} is in neither Secret")]
+    NoSuchRoot(Sha256),
+    /// As above.
+    #[error("there is no issuing CA to go on with")]
+    Nothing,
 }
 
 /// What a CA is made of.
@@ -53,8 +61,36 @@ pub fn root(makings: &Makings<'_>) -> Result<Root, MakeError> {
     Ok(Root::new(key, CaCertificate::check("tls.crt", certificate.der())?)?)
 }
 
+/// What is to be written into the signing Secret. It holds `before`; the root's Secret holds `roots`, where a key of it is wanted.
+pub fn signing(
+    put: &Put,
+    before: Option<&Generation>,
+    roots: Option<&Roots>,
+    makings: &Makings<'_>,
+) -> Result<Generation, MakeError> {
+    let other = put.plan.rotation.map(|rotation| {
+        let found = before.and_then(|before| before.root_of(rotation.other()));
+        let held = || Some(&roots?.find(rotation.other())?.certificate);
+        found.or_else(held).cloned().ok_or(MakeError::NoSuchRoot(rotation.other()))
+    });
+    let other = other.transpose()?;
+    match (put.below, before) {
+        (Some(below), _) => {
+            let root = roots.and_then(|roots| roots.find(below)).ok_or(MakeError::NoSuchRoot(below))?;
+            generation(root, put.plan.clone(), other, makings)
+        }
+        (None, Some(before)) => Ok(before.under(put.plan.clone(), other)?),
+        (None, None) => Err(MakeError::Nothing),
+    }
+}
+
 /// An issuing CA of thirty days under this root.
-pub fn generation(root: &Root, number: u64, makings: &Makings<'_>) -> Result<Generation, MakeError> {
+pub(crate) fn generation(
+    root: &Root,
+    plan: Plan,
+    other: Option<CaCertificate>,
+    makings: &Makings<'_>,
+) -> Result<Generation, MakeError> {
     let key = CaKey::generate()?;
     let mut params = params(makings, "issuing", &key, INTERMEDIATE_LIFE, Some(root.not_after()));
     if params.not_after.saturating_sub(LEAST_LEFT) < makings.now {
@@ -72,7 +108,7 @@ pub fn generation(root: &Root, number: u64, makings: &Makings<'_>) -> Result<Gen
     let issuer = rcgen::Issuer::from_ca_cert_der(&der, &root.key)?;
     let certificate = CaCertificate::check("tls.crt", params.signed_by(&key, &issuer)?.der())?;
     let above = CaCertificate::check("ca.crt", &root.certificate.der)?;
-    Ok(Generation::new(number, key, certificate, above)?)
+    Ok(Generation::new(plan, key, certificate, above, other.map(|other| ("the other root", other)))?)
 }
 
 /// The fields that both have in common. Subject and key identifier are derived from the key, so that no two generations share one.
@@ -109,7 +145,7 @@ fn subject(trust_domain: &TrustDomain, role: &str, key: &Sha256) -> Distinguishe
     subject
 }
 
-const ROOT_LIFE: Duration = Duration::days(3652);
+pub(super) const ROOT_LIFE: Duration = Duration::days(3652);
 
 const INTERMEDIATE_LIFE: Duration = Duration::days(30);
 

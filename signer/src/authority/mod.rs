@@ -1,23 +1,39 @@
 //! Owns the CA key. Pure: what the two Secrets and the trust bundle hold comes in, what to do next goes out; whoever talks to
 //! the API server does it.
 //!
-//! The root lives 10 years in a Secret of its own, read only while an issuing CA is made; the issuing CA lives 30 days, and the
-//! next one is made at half of that. All replicas sign from the same Secret.
+//! The root lives 10 years in a Secret of its own, read only while an issuing CA is made or a rotation takes a step; the issuing
+//! CA lives 30 days, and the next one is made at half of that. All replicas sign from the same Secret, each for a minute after it
+//! was last read: [`Issuer`] asks that at every signature, and that the root was just read back from the trust bundle.
+//!
+//! A rotation of the root goes *Prepare → Distribute → Sign → Drain → Retire*; see [`rotation`]. It begins at four fifths of the
+//! root's life, or when it is asked for. Where it is stands in a [`Plan`] in the signing Secret, and each step is one compare and
+//! swap of that, decided by [`next_step`]. A model check runs that very function, with crashes, stale reads, lost races, restored
+//! and deleted Secrets, edited bundles and jumping clocks between any two of its steps.
 
 pub(crate) mod certificate;
 pub mod issuer;
 mod key;
 pub mod load;
 pub mod make;
+#[cfg(test)]
+mod model;
+pub mod plan;
+pub mod rotation;
 pub mod state;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod trouble;
+pub mod view;
 
 pub use self::{
-    issuer::{Issuer, NotPublished, Published, fingerprints},
-    load::{Generation, LoadError, Root, SecretData},
+    issuer::{Confirmed, Issuer, NotPublished, Published, Unconfirmed, fingerprints},
+    load::{Generation, LoadError, Root, Roots, SecretData},
     make::{MakeError, Makings},
-    state::{Before, Seen, Sight, Step, Trouble, Write, next_step},
+    plan::{Plan, Rotation},
+    rotation::Timing,
+    state::{Before, Bundle, Clock, Put, Seen, Sight, Step, Wish, Write, may_go_on, next_step},
     trace::{Origin, trace},
+    trouble::Trouble,
+    view::View,
 };

@@ -1,13 +1,16 @@
-//! What to do next about the CA. One look at the two Secrets and the trust bundle goes in, one step comes out.
+//! What to do next about the CA. One look at the trust bundle and the two Secrets goes in, one step comes out.
 //!
 //! Whoever takes a step creates only what is absent and replaces only what he has read (compare and swap). Whoever loses such a
 //! race looks again and asks again: of two replicas that start at once, both end with the CA of the one that won.
 
-use std::fmt;
+use time::{Duration, OffsetDateTime};
 
-use time::OffsetDateTime;
-
-use super::load::{Generation, LoadError, Root};
+use super::{
+    load::LoadError,
+    plan::{Plan, Rotation},
+    rotation::{Timing, advance, next_event},
+    trouble::Trouble,
+};
 use crate::names::Sha256;
 
 /// What a look at a Secret has shown. Only quorum reads count.
@@ -29,21 +32,122 @@ impl<T> From<Result<T, LoadError>> for Seen<T> {
     }
 }
 
-/// Everything that the next step depends on.
+impl<T> Seen<T> {
+    /// The same of a part of it.
+    pub fn map<U>(&self, part: impl FnOnce(&T) -> U) -> Seen<U> {
+        match self {
+            Self::Unread => Seen::Unread,
+            Self::Absent => Seen::Absent,
+            Self::Broken(error) => Seen::Broken(error.clone()),
+            Self::Found(found) => Seen::Found(part(found)),
+        }
+    }
+}
+
+/// What the next step depends on, of the signing Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Signing {
+    /// The plan.
+    pub plan: Plan,
+    /// The root of the issuing CA.
+    pub root: Sha256,
+    /// From when on the issuing CA is valid.
+    pub not_before: OffsetDateTime,
+    /// When its successor is due.
+    pub renew_at: OffsetDateTime,
+    /// Until when it can issue.
+    pub usable_until: OffsetDateTime,
+    /// When the root's successor is due.
+    pub rotate_at: OffsetDateTime,
+}
+
+impl Signing {
+    /// Whether the plan speaks of this root.
+    pub fn knows(&self, root: Sha256) -> bool {
+        self.root == root || self.plan.rotation.is_some_and(|rotation| rotation.other() == root)
+    }
+}
+
+/// What the next step depends on, of the root's Secret: the roots whose keys are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// The root.
+    pub current: HeldRoot,
+    /// The one that a rotation goes to.
+    pub next: Option<HeldRoot>,
+}
+
+/// One root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeldRoot {
+    /// Which one.
+    pub fingerprint: Sha256,
+    /// Its end.
+    pub not_after: OffsetDateTime,
+}
+
+impl Held {
+    /// The root of this fingerprint, if its key is here.
+    pub fn find(&self, fingerprint: Sha256) -> Option<HeldRoot> {
+        [Some(self.current), self.next].into_iter().flatten().find(|root| root.fingerprint == fingerprint)
+    }
+}
+
+/// Everything that the next step depends on. It is to be looked at in this order: the trust bundle, the signing Secret, the
+/// root's Secret; so that each is held against what was there before it and never against something older than itself.
 #[derive(Clone, Debug)]
 pub struct Sight<'a> {
     /// The Secret that replicas sign from.
-    pub signing: Seen<&'a Generation>,
+    pub signing: Seen<&'a Signing>,
     /// The Secret of the root. Leave it [`Unread`](Seen::Unread) until a step asks for it.
-    pub root: Seen<&'a Root>,
+    pub root: Seen<Held>,
     /// The roots in our ClusterTrustBundle; none where there is no such bundle.
     pub bundle: Option<&'a [Sha256]>,
-    /// What this process signed with before.
+    /// The root that signed when that was written last, as is noted on it: the one thing that is left where both Secrets are
+    /// another one's, or old copies.
+    pub marked: Option<Sha256>,
+    /// What this process signed with before; none where it has not looked for longer than a replica may sign without.
     pub before: Option<Before>,
+    /// For how long this process has read back the next root beside the one that signs, by its own clock.
+    pub watched: Duration,
+    /// The longest life in seconds that this process may grant.
+    pub longest: u32,
+    /// What an administrator asks for.
+    pub wish: &'a Wish,
+    /// How long the phases are.
+    pub timing: Timing,
+}
+
+/// What an administrator asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// Rotate the root, once for each new value.
+    pub rotate: Option<String>,
+    /// Begin no rotation, and let none take a step that anybody would notice.
+    pub is_paused: bool,
+}
+
+/// Three readings of one moment. What is written down is the later one, what is waited for goes by the earlier one: so no jump of
+/// the API server's clock shortens a phase while a process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// The API server's.
+    pub now: OffsetDateTime,
+    /// The earlier one of that and of this process's own, which is set once by the API server's.
+    pub slow: OffsetDateTime,
+    /// The later one.
+    pub fast: OffsetDateTime,
+}
+
+impl Clock {
+    /// Of the two clocks.
+    pub fn new(now: OffsetDateTime, own: OffsetDateTime) -> Self {
+        Self { now, slow: now.min(own), fast: now.max(own) }
+    }
 }
 
 /// What a process remembers of the CA that it signed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Before {
     /// Its number.
     pub number: u64,
@@ -53,8 +157,8 @@ pub struct Before {
 
 impl Before {
     /// Remembers this one.
-    pub fn of(generation: &Generation) -> Self {
-        Self { number: generation.number(), root: generation.root_fingerprint() }
+    pub fn of(signing: &Signing) -> Self {
+        Self { number: signing.plan.number, root: signing.root }
     }
 }
 
@@ -72,10 +176,67 @@ pub enum Step {
     ReadRoot,
     /// Make a root and put it into its Secret. Then look again.
     MakeRoot(Write),
-    /// Make an issuing CA of this number under the root that was found, and put it into the signing Secret. Then look again.
-    MakeGeneration(u64, Write),
+    /// Make another root and put it beside the first into their Secret, in place of one that is there. Then look again.
+    MakeNext,
+    /// Let the next root take the place of the first in their Secret: the first one's key is gone for good. Then look again.
+    Promote,
+    /// Write this into the signing Secret. Then look again.
+    Put(Put),
     /// Sign nothing new, loudly. A CA that was loaded before, and is still usable and published, goes on.
     Hold(Trouble),
+}
+
+/// What to write into the signing Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// What this is, for the log.
+    pub name: Name,
+    /// The plan from now on.
+    pub plan: Plan,
+    /// Make a new issuing CA below this root; none where the one that is there stays.
+    pub below: Option<Sha256>,
+    /// How.
+    pub write: Write,
+}
+
+/// What an administrator reads of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// The first issuing CA, or one in place of one that was lost.
+    Issue,
+    /// The next issuing CA below the same root.
+    Renew,
+    /// Longer lives are granted from now on.
+    Lengthen,
+    /// A next root is made, and is to be published.
+    Prepare,
+    /// It is published; consumers learn of it.
+    Distribute,
+    /// It signs.
+    Sign,
+    /// It was seen to sign; the previous one drains.
+    Drain,
+    /// The previous one is withdrawn.
+    Retire,
+    /// The plan was an old copy; the rotation that it did not know of goes on.
+    Resume,
+}
+
+impl Name {
+    /// For logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issue => "Issue",
+            Self::Renew => "Renew",
+            Self::Lengthen => "Lengthen",
+            Self::Prepare => "Prepare",
+            Self::Distribute => "Distribute",
+            Self::Sign => "Sign",
+            Self::Drain => "Drain",
+            Self::Retire => "Retire",
+            Self::Resume => "Resume",
+        }
+    }
 }
 
 /// How to write a Secret.
@@ -87,178 +248,199 @@ pub enum Write {
     Replace,
 }
 
-/// What keeps the CA from going on, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// The signing Secret is not as we wrote it.
-    SigningBroken(LoadError),
-    /// The root's Secret is not as we wrote it.
-    RootBroken(LoadError),
-    /// Certificates of a root are about, and its key is gone.
-    RootKeyLost,
-    /// The Secrets hold another root than the one that is trusted.
-    OtherRoot {
-        /// The one in the Secrets.
-        found: Sha256,
-    },
-    /// The Secret of the root holds another root than the signing Secret.
-    RootsDiffer,
-    /// An older issuing CA is back in the signing Secret.
-    RolledBack {
-        /// The number that was seen before.
-        from: u64,
-        /// The number now.
-        to: u64,
-    },
-    /// The root itself ends.
-    RootEnds(OffsetDateTime),
-    /// The issuing CA is not valid yet: somebody's clock is wrong.
-    NotYetValid(OffsetDateTime),
-}
-
-impl Trouble {
-    /// For metrics and logs.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::SigningBroken(_) => "signing_secret_broken",
-            Self::RootBroken(_) => "root_secret_broken",
-            Self::RootKeyLost => "root_key_lost",
-            Self::OtherRoot { .. } => "other_root",
-            Self::RootsDiffer => "roots_differ",
-            Self::RolledBack { .. } => "rolled_back",
-            Self::RootEnds(_) => "root_ends",
-            Self::NotYetValid(_) => "not_yet_valid",
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SigningBroken(error) => write!(
-                out,
-                "the Secret of the issuing CA is not as Podmint wrote it: {error}; restore it, or delete it to have a new issuing CA \
-                 made under the same root"
-            ),
-            Self::RootBroken(error) => {
-                write!(out, "the Secret of the root is not as Podmint wrote it: {error}; restore it from a backup")
-            }
-            Self::RootKeyLost => out.write_str(
-                "the Secret of the root is gone while its certificates are trusted: restore it from a backup; Podmint does not make \
-                 another root beside certificates that live",
-            ),
-            Self::OtherRoot { found } => write!(
-                out,
-                "the Secrets hold the root {found}, and another one is trusted: somebody replaced them; restore them from a backup"
-            ),
-            Self::RootsDiffer => out.write_str(
-                "the Secret of the root holds another root than the one above the issuing CA: restore it from a backup",
-            ),
-            Self::RolledBack { from, to } => write!(
-                out,
-                "the Secret of the issuing CA went back from generation {from} to {to}: somebody restored an old copy; it is used, for \
-                 it is under the same root"
-            ),
-            Self::RootEnds(at) => write!(out, "the root ends at {at}"),
-            Self::NotYetValid(from) => {
-                write!(out, "the issuing CA is valid from {from}: the API server's clock is, or was, wrong")
-            }
-        }
-    }
-}
-
-/// Decides. `now` is the API server's time.
-pub fn next_step(sight: &Sight<'_>, now: OffsetDateTime) -> Step {
+/// Decides.
+pub fn next_step(sight: &Sight<'_>, clock: Clock) -> Step {
     match &sight.signing {
-        Seen::Found(generation) => with_generation(generation, sight, now),
-        Seen::Absent | Seen::Unread => without_generation(sight, now, Write::Create),
-        Seen::Broken(LoadError::Empty) => without_generation(sight, now, Write::Replace),
+        Seen::Found(signing) => with_signing(signing, sight, clock),
+        Seen::Absent | Seen::Unread => without_signing(sight, clock, Write::Create),
+        Seen::Broken(LoadError::Empty) => without_signing(sight, clock, Write::Replace),
         Seen::Broken(error) => Step::Hold(Trouble::SigningBroken(error.clone())),
     }
 }
 
-fn with_generation(generation: &Generation, sight: &Sight<'_>, now: OffsetDateTime) -> Step {
-    let root = generation.root_fingerprint();
-    if sight.before.is_some_and(|before| before.root != root) {
-        return Step::Hold(Trouble::OtherRoot { found: root });
+/// How a trust bundle stands to what the plan says that it should hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bundle {
+    /// It holds that and nothing else.
+    InOrder,
+    /// All that it lacks is a root on which nothing depends yet: it is to be written, and signing goes on meanwhile.
+    LacksNext,
+    /// It lacks something else, or holds more. Nothing is signed before it is written and read back.
+    Wrong,
+}
+
+impl Bundle {
+    /// Of these roots and this mark, under this plan.
+    pub fn compare(found: &[Sha256], marked: Option<Sha256>, signing: &Signing) -> Self {
+        let other = signing.plan.rotation.map(Rotation::other);
+        let next = signing.plan.rotation.and_then(Rotation::next);
+        let lacks = |root: Sha256| !found.contains(&root);
+        if lacks(signing.root) || marked != Some(signing.root) || found.iter().any(|root| !signing.knows(*root)) {
+            Self::Wrong
+        } else if other.is_none_or(|other| !lacks(other)) {
+            Self::InOrder
+        } else if next.is_some() {
+            Self::LacksNext
+        } else {
+            Self::Wrong
+        }
     }
-    if let Some(step) = overwritten(root, sight) {
+}
+
+/// Whether a process that cannot use the Secret it sees may go on with the CA it remembers: only while nobody else can have
+/// moved on from it. Nobody can from a Secret that cannot be read, unless he did so just before.
+pub fn may_go_on(remembered: &Signing, marked: Option<Sha256>, timing: Timing, clock: Clock) -> bool {
+    let moved = match remembered.plan.rotation {
+        Some(Rotation::Distribute { since, .. }) => clock.fast >= since.saturating_add(timing.distribute),
+        Some(Rotation::Prepare { .. } | Rotation::Sign { .. } | Rotation::Drain { .. }) | None => false,
+    };
+    !moved && marked == Some(remembered.root) && clock.now < remembered.usable_until
+}
+
+fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
+    if let Some(step) = not_as_left(signing, sight) {
         return step;
     }
-    if now < generation.not_before() {
-        return Step::Hold(Trouble::NotYetValid(generation.not_before()));
+    if clock.now < signing.not_before {
+        return Step::Hold(Trouble::NotYetValid(signing.not_before));
     }
-    if now < generation.renew_at() {
-        return Step::Sign { until: generation.renew_at(), alarm: rolled_back(generation, sight.before) };
+    if sight.longest > signing.plan.longest {
+        return replace(Name::Lengthen, Plan { longest: sight.longest, ..signing.plan.clone() }, None);
     }
-    match renewal(root, sight, now) {
-        Ok(()) => Step::MakeGeneration(generation.number().saturating_add(1), Write::Replace),
+    let waits = match advance(signing, sight, clock) {
+        Ok(step) => return step,
+        Err(trouble) => trouble,
+    };
+    let alarm = waits.or_else(|| rolled_back(signing, sight.before));
+    if clock.now < signing.renew_at {
+        return Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm };
+    }
+    match key_of(signing.root, &sight.root, clock.now) {
+        Ok(()) => {
+            let number = number_after(signing.plan.number, sight.before);
+            replace(Name::Renew, Plan { number, ..signing.plan.clone() }, Some(signing.root))
+        }
         Err(None) => Step::ReadRoot,
-        Err(Some(trouble)) if now < generation.usable_until() => {
-            Step::Sign { until: generation.usable_until(), alarm: Some(trouble) }
+        Err(Some(trouble)) if clock.now < signing.usable_until => {
+            Step::Sign { until: signing.usable_until, alarm: Some(trouble) }
         }
         Err(Some(trouble)) => Step::Hold(trouble),
     }
 }
 
-/// A bundle without our root was either edited, and is to be repaired, or it is the Secret that was overwritten. The root's own
-/// Secret tells which.
-fn overwritten(root: Sha256, sight: &Sight<'_>) -> Option<Step> {
-    let trusted = sight.bundle?;
-    if trusted.is_empty() || trusted.contains(&root) {
+/// Whether what is there is what we left. The bundle may hold other roots than the plan says because somebody edited it: then it
+/// is to be repaired. Or because the signing Secret is another one's, or an old copy: then it is not to be followed. The root's
+/// own Secret tells which.
+fn not_as_left(signing: &Signing, sight: &Sight<'_>) -> Option<Step> {
+    let trusted = sight.bundle.unwrap_or_default();
+    let is_remembered = sight.before.is_none_or(|before| signing.knows(before.root));
+    let is_marked = sight.marked.is_none_or(|marked| signing.knows(marked));
+    let is_published = trusted.is_empty() || trusted.contains(&signing.root);
+    if is_remembered && is_marked && is_published && trusted.iter().all(|root| signing.knows(*root)) {
         return None;
     }
-    match &sight.root {
-        Seen::Unread => Some(Step::ReadRoot),
-        Seen::Found(found) if found.fingerprint() == root => None,
-        Seen::Found(_) | Seen::Absent | Seen::Broken(_) => Some(Step::Hold(Trouble::OtherRoot { found: root })),
+    let other = Step::Hold(Trouble::OtherRoot { found: signing.root });
+    let held = match &sight.root {
+        Seen::Unread => return Some(Step::ReadRoot),
+        Seen::Found(held) if held.find(signing.root).is_some() => held,
+        // Without the root's word: who has signed with this very CA a moment ago knows that it is the one.
+        Seen::Found(_) | Seen::Absent | Seen::Broken(_) => {
+            let is_same = sight.before == Some(Before::of(signing));
+            return (!(is_same && is_marked && is_published)).then_some(other);
+        }
+    };
+    let signed = [sight.before.map(|before| before.root), sight.marked];
+    if signed.into_iter().flatten().any(|root| !signing.knows(root) && held.find(root).is_none()) {
+        return Some(other);
     }
+    // A root of ours that is trusted, or was signed with, and the plan does not speak of it.
+    let is_about = |root: &Sha256| trusted.contains(root) || signed.contains(&Some(*root));
+    let forgotten = [Some(held.current), held.next].into_iter().flatten().map(|root| root.fingerprint);
+    let forgotten = forgotten.into_iter().find(|root| !signing.knows(*root) && is_about(root))?;
+    let rotation = if forgotten == held.current.fingerprint {
+        // Its key is only waiting to be thrown away, and what it signed lives on.
+        Rotation::Sign { previous: forgotten, longest: signing.plan.longest.max(sight.longest) }
+    } else {
+        Rotation::Prepare { next: forgotten }
+    };
+    let asked = sight.wish.rotate.clone().or_else(|| signing.plan.asked.clone());
+    Some(replace(Name::Resume, Plan { rotation: Some(rotation), asked, ..signing.plan.clone() }, None))
 }
 
-/// Whether the next issuing CA can be made; `Err(None)` where the root has to be read first.
-fn renewal(root: Sha256, sight: &Sight<'_>, now: OffsetDateTime) -> Result<(), Option<Trouble>> {
-    match &sight.root {
+fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
+    let anything_lives = sight.before.is_some() || sight.bundle.is_some_and(|roots| !roots.is_empty());
+    let held = match &sight.root {
+        Seen::Unread => return Step::ReadRoot,
+        Seen::Broken(error) if *error != LoadError::Empty => {
+            return Step::Hold(Trouble::RootBroken(error.clone()));
+        }
+        Seen::Absent | Seen::Broken(_) if anything_lives => return Step::Hold(Trouble::RootKeyLost),
+        Seen::Absent => return Step::MakeRoot(Write::Create),
+        Seen::Broken(_) => return Step::MakeRoot(Write::Replace),
+        Seen::Found(held) => held,
+    };
+    let trusted = |root: HeldRoot| {
+        let published = sight.bundle.is_none_or(|roots| roots.is_empty() || roots.contains(&root.fingerprint));
+        published || sight.marked == Some(root.fingerprint)
+    };
+    let signed = [sight.before.map(|before| before.root), sight.marked];
+    let remembered = signed.into_iter().flatten().all(|root| held.find(root).is_some());
+    let below = [Some(held.current), held.next].into_iter().flatten().find(|root| remembered && trusted(*root));
+    let Some(below) = below else {
+        return Step::Hold(Trouble::OtherRoot { found: held.current.fingerprint });
+    };
+    if let Err(trouble) = lasting(below, clock.now) {
+        return Step::Hold(trouble);
+    }
+    // A rotation that was going on begins anew with the root that it had: certificates of that one may be about.
+    let next = held.next.filter(|next| *next != below).map(|next| Rotation::Prepare { next: next.fingerprint });
+    let plan = Plan {
+        number: number_after(0, sight.before),
+        rotation: next,
+        longest: sight.longest,
+        // What was granted before is forgotten with the plan. To rotate once too often helps nobody.
+        asked: sight.wish.rotate.clone(),
+    };
+    Step::Put(Put { name: Name::Issue, plan, below: Some(below.fingerprint), write })
+}
+
+/// Whether a CA can be made below this root; `Err(None)` where the root's Secret has to be read first.
+pub(super) fn key_of(root: Sha256, seen: &Seen<Held>, now: OffsetDateTime) -> Result<(), Option<Trouble>> {
+    let held = held(seen)?;
+    let root = held.find(root).ok_or(Some(Trouble::RootsDiffer))?;
+    lasting(root, now).map_err(Some)
+}
+
+/// What is in the root's Secret; `Err(None)` where it has to be read first.
+pub(super) fn held(seen: &Seen<Held>) -> Result<Held, Option<Trouble>> {
+    match seen {
         Seen::Unread => Err(None),
         Seen::Absent | Seen::Broken(LoadError::Empty) => Err(Some(Trouble::RootKeyLost)),
         Seen::Broken(error) => Err(Some(Trouble::RootBroken(error.clone()))),
-        Seen::Found(found) if found.fingerprint() != root => Err(Some(Trouble::RootsDiffer)),
-        Seen::Found(found) => lasting(found, now).map_err(Some),
-    }
-}
-
-fn without_generation(sight: &Sight<'_>, now: OffsetDateTime, write: Write) -> Step {
-    let trusted = |root: Sha256| {
-        let by_bundle = sight.bundle.is_none_or(|roots| roots.is_empty() || roots.contains(&root));
-        by_bundle && sight.before.is_none_or(|before| before.root == root)
-    };
-    let anything_lives = sight.before.is_some() || sight.bundle.is_some_and(|roots| !roots.is_empty());
-    match &sight.root {
-        Seen::Unread => Step::ReadRoot,
-        Seen::Broken(error) if *error != LoadError::Empty => Step::Hold(Trouble::RootBroken(error.clone())),
-        Seen::Absent | Seen::Broken(_) if anything_lives => Step::Hold(Trouble::RootKeyLost),
-        Seen::Absent => Step::MakeRoot(Write::Create),
-        Seen::Broken(_) => Step::MakeRoot(Write::Replace),
-        Seen::Found(root) if !trusted(root.fingerprint()) => {
-            Step::Hold(Trouble::OtherRoot { found: root.fingerprint() })
-        }
-        Seen::Found(root) => match lasting(root, now) {
-            Ok(()) => Step::MakeGeneration(sight.before.map_or(1, |before| before.number.saturating_add(1)), write),
-            Err(trouble) => Step::Hold(trouble),
-        },
+        Seen::Found(held) => Ok(*held),
     }
 }
 
 /// Whether anything made under this root could issue.
-fn lasting(root: &Root, now: OffsetDateTime) -> Result<(), Trouble> {
-    if root.not_after().saturating_sub(super::make::LEAST_LEFT) < now {
-        Err(Trouble::RootEnds(root.not_after()))
+pub(super) fn lasting(root: HeldRoot, now: OffsetDateTime) -> Result<(), Trouble> {
+    if root.not_after.saturating_sub(super::make::LEAST_LEFT) < now {
+        Err(Trouble::RootEnds(root.not_after))
     } else {
         Ok(())
     }
 }
 
-fn rolled_back(generation: &Generation, before: Option<Before>) -> Option<Trouble> {
+pub(super) fn replace(name: Name, plan: Plan, below: Option<Sha256>) -> Step {
+    Step::Put(Put { name, plan, below, write: Write::Replace })
+}
+
+/// Never one that this process has seen, though an old copy be back.
+pub(super) fn number_after(number: u64, before: Option<Before>) -> u64 {
+    number.max(before.map_or(0, |before| before.number)).saturating_add(1)
+}
+
+fn rolled_back(signing: &Signing, before: Option<Before>) -> Option<Trouble> {
     let from = before?.number;
-    let to = generation.number();
+    let to = signing.plan.number;
     (to < from).then_some(Trouble::RolledBack { from, to })
 }

@@ -1,35 +1,37 @@
 //! The CA: what is made, what is refused when it is loaded, and what is done next.
 
 use k8s_openapi::ByteString;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{
-    issuer::{NotPublished, Published, fingerprints},
-    load::{Generation, LoadError, Root, SecretData},
-    make::{self, MakeError},
-    state::{Before, Seen, Sight, Step, Trouble, Write, next_step},
-    *,
-};
+use super::{state::Name, *};
 use crate::{
     names::{Sha256, TrustDomain},
     pipeline::honest::{NOW, domains, generation, issuer_of, makings, signer},
 };
 
-fn root() -> Root {
-    make::root(&makings(&signer(), &domains(), NOW)).unwrap()
+mod rotation;
+
+fn root() -> Roots {
+    Roots::first(make::root(&makings(&signer(), &domains(), NOW)).unwrap())
 }
 
-fn below(root: &Root, number: u64) -> Generation {
-    make::generation(root, number, &makings(&signer(), &domains(), NOW)).unwrap()
+fn id(roots: &Roots) -> Sha256 {
+    roots.held().current.fingerprint
 }
+
+fn below(roots: &Roots, number: u64) -> Generation {
+    make::generation(&roots.current, Plan::new(number, DAY), None, &makings(&signer(), &domains(), NOW)).unwrap()
+}
+
+const DAY: u32 = 86_400;
 
 #[test]
 fn what_is_made_has_the_shape_that_was_promised() {
     let root = root();
     let generation = below(&root, 3);
     assert_eq!(generation.number(), 3);
-    assert_eq!(root.not_after().year(), 2036);
+    assert_eq!(root.current.not_after().year(), 2036);
     assert_eq!(generation.not_after().unix_timestamp(), (NOW + Duration::days(30)).unix_timestamp());
     assert_eq!(generation.usable_until(), generation.not_after() - Duration::minutes(61));
     let life: Duration = generation.not_after() - generation.not_before();
@@ -69,8 +71,8 @@ fn a_trust_domain_too_long_for_a_name_is_left_out() {
 #[test]
 fn secrets_survive_a_restart() {
     let root = root();
-    let again = Root::load(&root.data()).unwrap();
-    assert_eq!(again.fingerprint(), root.fingerprint());
+    let again = Roots::load(&root.data()).unwrap();
+    assert_eq!(again.held(), root.held());
     let generation = below(&again, 7);
     let loaded = Generation::load(&generation.data().unwrap()).unwrap();
     assert_eq!(loaded.number(), 7);
@@ -112,8 +114,8 @@ fn each_thing_that_is_wrong_in_the_signing_secret_is_told() {
     }
     assert_eq!(take("tls.key"), LoadError::KeyOfAnother);
     assert_eq!(take("tls.crt"), LoadError::KeyOfAnother);
-    assert_eq!(take("ca.crt"), LoadError::RootOfAnother);
-    assert_eq!(take("state.json"), LoadError::RootOfAnother);
+    assert_eq!(take("ca.crt"), LoadError::RootOfAnother("ca.crt"));
+    assert_eq!(take("state.json"), LoadError::RootOfAnother("ca.crt"));
     let another_root = changed(&changed(&ours, "ca.crt", &theirs["ca.crt"].0), "state.json", &theirs["state.json"].0);
     assert_eq!(load(&another_root), LoadError::NotBelowRoot);
     assert_eq!(load(&changed(&ours, "tls.key", b"garbage")), LoadError::KeyUnreadable("tls.key"));
@@ -123,8 +125,8 @@ fn each_thing_that_is_wrong_in_the_signing_secret_is_told() {
     assert_eq!(load(&changed(&ours, "tls.crt", &twice)), LoadError::NotOne("tls.crt"));
     assert_eq!(load(&changed(&ours, "tls.crt", &vec![b'x'; 70_000])), LoadError::Unreadable("tls.crt"));
     assert_eq!(load(&changed(&ours, "state.json", b"{}")), LoadError::State);
-    let newer = br#"{"schema": 2, "generations": []}"#;
-    assert_eq!(load(&changed(&ours, "state.json", newer)), LoadError::NewerSchema(2));
+    let newer = br#"{"schema": 3, "generations": []}"#;
+    assert_eq!(load(&changed(&ours, "state.json", newer)), LoadError::NewerSchema(3));
 }
 
 #[test]
@@ -156,20 +158,20 @@ fn a_certificate_that_may_not_sign_is_refused() {
 #[test]
 fn the_root_secret_is_checked_too() {
     let (ours, theirs) = (root().data(), root().data());
-    let load = |data: &SecretData| Root::load(data).unwrap_err();
+    let load = |data: &SecretData| Roots::load(data).unwrap_err();
     assert_eq!(load(&SecretData::new()), LoadError::Empty);
     assert_eq!(load(&changed(&ours, "tls.key", &theirs["tls.key"].0)), LoadError::KeyOfAnother);
-    let issuing = below(&Root::load(&ours).unwrap(), 1).data().unwrap();
+    let issuing = below(&Roots::load(&ours).unwrap(), 1).data().unwrap();
     assert_eq!(load(&issuing), LoadError::NotSelfSigned);
 }
 
 #[test]
 fn nothing_is_made_under_a_root_that_ends() {
     let (root, signer, domains) = (root(), signer(), domains());
-    let at = |now| make::generation(&root, 2, &makings(&signer, &domains, now));
-    let last = at(root.not_after() - Duration::hours(3)).unwrap();
-    assert_eq!(last.not_after(), root.not_after(), "cut at the end of the root");
-    let late = at(root.not_after() - Duration::hours(1));
+    let at = |now| make::generation(&root.current, Plan::new(2, DAY), None, &makings(&signer, &domains, now));
+    let last = at(root.current.not_after() - Duration::hours(3)).unwrap();
+    assert_eq!(last.not_after(), root.current.not_after(), "cut at the end of the root");
+    let late = at(root.current.not_after() - Duration::hours(1));
     assert!(matches!(late, Err(MakeError::RootEnds(_))));
 }
 
@@ -181,35 +183,61 @@ fn only_a_published_root_may_be_signed_under() {
     let both = theirs.trust_bundle() + "# ours\n" + &ours.trust_bundle();
     assert_eq!(fingerprints(&both), [theirs.root_fingerprint(), ours.root_fingerprint()]);
     let published = Published::witness(&ours, &both).unwrap();
+    let confirmed = Confirmed { at: NOW, lasts: Duration::MINUTE };
     assert_eq!(published.root(), ours.root_fingerprint());
-    assert!(Issuer::new(std::sync::Arc::new(theirs), published).is_err(), "a proof for one is none for another");
+    assert!(
+        Issuer::new(std::sync::Arc::new(theirs), published, confirmed).is_err(),
+        "a proof for one is none for another"
+    );
 }
 
 // What to do next.
 
 fn sight<'a>() -> Sight<'a> {
-    Sight { signing: Seen::Absent, root: Seen::Unread, bundle: None, before: None }
+    static NOTHING: Wish = Wish { rotate: None, is_paused: false };
+    Sight {
+        signing: Seen::Absent,
+        root: Seen::Unread,
+        bundle: None,
+        marked: None,
+        before: None,
+        watched: Duration::ZERO,
+        longest: DAY,
+        wish: &NOTHING,
+        timing: Timing::at(crate::pace::Pace::real()),
+    }
+}
+
+fn step(sight: &Sight<'_>, now: OffsetDateTime) -> Step {
+    next_step(sight, Clock::new(now, now))
+}
+
+/// The number, the root and the manner of a new issuing CA.
+fn issue(step: Step) -> (Name, u64, Sha256, Write) {
+    let Step::Put(Put { name, plan, below: Some(below), write }) = step else { panic!("{step:?}") };
+    assert_eq!(plan.rotation, None);
+    (name, plan.number, below, write)
 }
 
 #[test]
 fn a_first_install_makes_a_root_and_then_an_issuing_ca() {
-    assert_eq!(next_step(&sight(), NOW), Step::ReadRoot);
-    assert_eq!(next_step(&Sight { root: Seen::Absent, ..sight() }, NOW), Step::MakeRoot(Write::Create));
+    assert_eq!(step(&sight(), NOW), Step::ReadRoot);
+    assert_eq!(step(&Sight { root: Seen::Absent, ..sight() }, NOW), Step::MakeRoot(Write::Create));
     let root = root();
-    let seen = Sight { root: Seen::Found(&root), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::MakeGeneration(1, Write::Create));
+    let seen = Sight { root: Seen::Found(root.held()), ..sight() };
+    assert_eq!(issue(step(&seen, NOW)), (Name::Issue, 1, id(&root), Write::Create));
     let generation = below(&root, 1);
-    let seen = Sight { signing: Seen::Found(&generation), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::Sign { until: generation.renew_at(), alarm: None });
+    let seen = Sight { signing: Seen::Found(generation.signing()), ..sight() };
+    assert_eq!(step(&seen, NOW), Step::Sign { until: generation.renew_at(), alarm: None });
 }
 
 #[test]
 fn secrets_made_empty_beforehand_are_filled() {
     let seen = Sight { signing: Seen::Broken(LoadError::Empty), root: Seen::Broken(LoadError::Empty), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::MakeRoot(Write::Replace));
+    assert_eq!(step(&seen, NOW), Step::MakeRoot(Write::Replace));
     let root = root();
-    let seen = Sight { signing: Seen::Broken(LoadError::Empty), root: Seen::Found(&root), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::MakeGeneration(1, Write::Replace));
+    let seen = Sight { signing: Seen::Broken(LoadError::Empty), root: Seen::Found(root.held()), ..sight() };
+    assert_eq!(issue(step(&seen, NOW)), (Name::Issue, 1, id(&root), Write::Replace));
 }
 
 #[test]
@@ -217,13 +245,13 @@ fn half_way_the_next_is_made_under_the_same_root() {
     let root = root();
     let generation = below(&root, 4);
     let half = generation.renew_at();
-    let seen = Sight { signing: Seen::Found(&generation), ..sight() };
-    assert!(matches!(next_step(&seen, half - Duration::SECOND), Step::Sign { alarm: None, .. }));
-    assert_eq!(next_step(&seen, half), Step::ReadRoot);
-    let seen = Sight { root: Seen::Found(&root), ..seen };
-    assert_eq!(next_step(&seen, half), Step::MakeGeneration(5, Write::Replace));
+    let seen = Sight { signing: Seen::Found(generation.signing()), ..sight() };
+    assert!(matches!(step(&seen, half - Duration::SECOND), Step::Sign { alarm: None, .. }));
+    assert_eq!(step(&seen, half), Step::ReadRoot);
+    let seen = Sight { root: Seen::Found(root.held()), ..seen };
+    assert_eq!(issue(step(&seen, half)), (Name::Renew, 5, id(&root), Write::Replace));
     let long_ended = generation.not_after() + Duration::days(9);
-    assert_eq!(next_step(&seen, long_ended), Step::MakeGeneration(5, Write::Replace));
+    assert_eq!(issue(step(&seen, long_ended)), (Name::Renew, 5, id(&root), Write::Replace));
 }
 
 #[test]
@@ -235,26 +263,26 @@ fn without_the_root_the_old_one_goes_on_under_an_alarm_and_then_holds() {
     for (seen, trouble) in [
         (Seen::Absent, Trouble::RootKeyLost),
         (Seen::Broken(broken.clone()), Trouble::RootBroken(broken)),
-        (Seen::Found(&other), Trouble::RootsDiffer),
+        (Seen::Found(other.held()), Trouble::RootsDiffer),
     ] {
-        let seen = Sight { signing: Seen::Found(&generation), root: seen, ..sight() };
-        assert_eq!(next_step(&seen, half), Step::Sign { until: end, alarm: Some(trouble.clone()) });
-        assert_eq!(next_step(&seen, end), Step::Hold(trouble));
+        let seen = Sight { signing: Seen::Found(generation.signing()), root: seen, ..sight() };
+        assert_eq!(step(&seen, half), Step::Sign { until: end, alarm: Some(trouble.clone()) });
+        assert_eq!(step(&seen, end), Step::Hold(trouble));
     }
 }
 
 #[test]
 fn a_lost_signing_secret_is_made_again_under_the_same_root_only() {
     let (root, other) = (root(), root());
-    let trusted = [root.fingerprint()];
-    let before = Some(Before { number: 4, root: root.fingerprint() });
-    let seen = Sight { root: Seen::Found(&root), bundle: Some(&trusted), before, ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::MakeGeneration(5, Write::Create));
-    let found = other.fingerprint();
-    let by_bundle = Sight { root: Seen::Found(&other), bundle: Some(&trusted), ..sight() };
-    assert_eq!(next_step(&by_bundle, NOW), Step::Hold(Trouble::OtherRoot { found }));
-    let by_memory = Sight { root: Seen::Found(&other), before, ..sight() };
-    assert_eq!(next_step(&by_memory, NOW), Step::Hold(Trouble::OtherRoot { found }));
+    let trusted = [id(&root)];
+    let before = Some(Before { number: 4, root: id(&root) });
+    let seen = Sight { root: Seen::Found(root.held()), bundle: Some(&trusted), before, ..sight() };
+    assert_eq!(issue(step(&seen, NOW)), (Name::Issue, 5, id(&root), Write::Create));
+    let found = id(&other);
+    let by_bundle = Sight { root: Seen::Found(other.held()), bundle: Some(&trusted), ..sight() };
+    assert_eq!(step(&by_bundle, NOW), Step::Hold(Trouble::OtherRoot { found }));
+    let by_memory = Sight { root: Seen::Found(other.held()), before, ..sight() };
+    assert_eq!(step(&by_memory, NOW), Step::Hold(Trouble::OtherRoot { found }));
 }
 
 #[test]
@@ -263,58 +291,58 @@ fn a_lost_root_is_never_replaced_while_it_is_trusted() {
     let before = Some(Before { number: 1, root: trusted[0] });
     for root in [Seen::Absent, Seen::Broken(LoadError::Empty)] {
         let published = Sight { root: root.clone(), bundle: Some(&trusted), ..sight() };
-        assert_eq!(next_step(&published, NOW), Step::Hold(Trouble::RootKeyLost));
+        assert_eq!(step(&published, NOW), Step::Hold(Trouble::RootKeyLost));
         let remembered = Sight { root, before, ..sight() };
-        assert_eq!(next_step(&remembered, NOW), Step::Hold(Trouble::RootKeyLost));
+        assert_eq!(step(&remembered, NOW), Step::Hold(Trouble::RootKeyLost));
     }
 }
 
 #[test]
 fn a_secret_that_is_not_ours_is_left_alone() {
-    let (root, error) = (root(), LoadError::NewerSchema(2));
-    let seen = Sight { signing: Seen::Broken(error.clone()), root: Seen::Found(&root), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::Hold(Trouble::SigningBroken(error.clone())));
+    let (root, error) = (root(), LoadError::NewerSchema(3));
+    let seen = Sight { signing: Seen::Broken(error.clone()), root: Seen::Found(root.held()), ..sight() };
+    assert_eq!(step(&seen, NOW), Step::Hold(Trouble::SigningBroken(error.clone())));
     let seen = Sight { root: Seen::Broken(error.clone()), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::Hold(Trouble::RootBroken(error)));
+    assert_eq!(step(&seen, NOW), Step::Hold(Trouble::RootBroken(error)));
 }
 
 #[test]
 fn an_edited_bundle_is_repaired_and_an_overwritten_secret_is_not_followed() {
     let (root, foreign) = (root(), [Sha256::of(b"planted")]);
     let generation = below(&root, 1);
-    let seen = Sight { signing: Seen::Found(&generation), bundle: Some(&foreign), ..sight() };
-    assert_eq!(next_step(&seen, NOW), Step::ReadRoot);
-    let edited = Sight { root: Seen::Found(&root), ..seen.clone() };
-    assert!(matches!(next_step(&edited, NOW), Step::Sign { .. }), "the root is ours: the bundle was edited");
+    let seen = Sight { signing: Seen::Found(generation.signing()), bundle: Some(&foreign), ..sight() };
+    assert_eq!(step(&seen, NOW), Step::ReadRoot);
+    let edited = Sight { root: Seen::Found(root.held()), ..seen.clone() };
+    assert!(matches!(step(&edited, NOW), Step::Sign { .. }), "the root is ours: the bundle was edited");
     let other = self::root();
-    let overwritten = Sight { root: Seen::Found(&other), ..seen.clone() };
-    let hold = Step::Hold(Trouble::OtherRoot { found: root.fingerprint() });
-    assert_eq!(next_step(&overwritten, NOW), hold);
-    assert_eq!(next_step(&Sight { root: Seen::Absent, ..seen }, NOW), hold);
-    let emptied = Sight { signing: Seen::Found(&generation), bundle: Some(&[]), ..sight() };
-    assert!(matches!(next_step(&emptied, NOW), Step::Sign { .. }));
+    let overwritten = Sight { root: Seen::Found(other.held()), ..seen.clone() };
+    let hold = Step::Hold(Trouble::OtherRoot { found: id(&root) });
+    assert_eq!(step(&overwritten, NOW), hold);
+    assert_eq!(step(&Sight { root: Seen::Absent, ..seen }, NOW), hold);
+    let emptied = Sight { signing: Seen::Found(generation.signing()), bundle: Some(&[]), ..sight() };
+    assert!(matches!(step(&emptied, NOW), Step::Sign { .. }));
 }
 
 #[test]
 fn what_this_process_signed_with_is_remembered() {
     let root = root();
     let (old, new) = (below(&root, 3), below(&root, 4));
-    let before = Some(Before::of(&new));
-    let back = Sight { signing: Seen::Found(&old), before, ..sight() };
+    let before = Some(Before::of(new.signing()));
+    let back = Sight { signing: Seen::Found(old.signing()), before, ..sight() };
     assert_eq!(
-        next_step(&back, NOW),
+        step(&back, NOW),
         Step::Sign { until: old.renew_at(), alarm: Some(Trouble::RolledBack { from: 4, to: 3 }) }
     );
     let foreign = generation();
-    let replaced = Sight { signing: Seen::Found(&foreign), before, ..sight() };
-    assert_eq!(next_step(&replaced, NOW), Step::Hold(Trouble::OtherRoot { found: foreign.root_fingerprint() }));
+    let replaced = Sight { signing: Seen::Found(foreign.signing()), root: Seen::Found(root.held()), before, ..sight() };
+    assert_eq!(step(&replaced, NOW), Step::Hold(Trouble::OtherRoot { found: foreign.root_fingerprint() }));
 }
 
 #[test]
 fn a_ca_from_the_future_does_not_sign() {
     let root = root();
     let generation = below(&root, 1);
-    let seen = Sight { signing: Seen::Found(&generation), ..sight() };
+    let seen = Sight { signing: Seen::Found(generation.signing()), ..sight() };
     let before = generation.not_before() - Duration::SECOND;
-    assert_eq!(next_step(&seen, before), Step::Hold(Trouble::NotYetValid(generation.not_before())));
+    assert_eq!(step(&seen, before), Step::Hold(Trouble::NotYetValid(generation.not_before())));
 }

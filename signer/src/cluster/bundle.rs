@@ -8,7 +8,10 @@ use super::{
     versions::{BUNDLES, GROUP, Version},
     watch::encode,
 };
-use crate::{config::PodSigner, names::SignerName};
+use crate::{
+    config::PodSigner,
+    names::{Sha256, SignerName},
+};
 
 /// What the API server has under a signer name.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ struct Metadata {
     resource_version: String,
     #[serde(default)]
     labels: serde_json::Map<String, Value>,
+    #[serde(default)]
+    annotations: serde_json::Map<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -54,6 +59,16 @@ impl Bundle {
     /// The PEM that pods get.
     pub(crate) fn text(&self) -> &str {
         &self.spec.trust_bundle
+    }
+
+    /// Another one after each write, whoever writes.
+    pub(crate) fn version(&self) -> &str {
+        &self.metadata.resource_version
+    }
+
+    /// The root that signed when we last wrote it.
+    pub(crate) fn marked(&self) -> Option<Sha256> {
+        self.metadata.annotations.get(SIGNS).and_then(Value::as_str).and_then(Sha256::parse)
     }
 
     /// Whether pods that mount by label find it.
@@ -89,15 +104,18 @@ pub(crate) async fn publish(
     signer: &PodSigner,
     before: Option<&Bundle>,
     text: &str,
+    signs: Sha256,
 ) -> Result<(), CallError> {
     let (name, path) = (name(signer), path(version));
+    let mut annotations = before.map(|before| before.metadata.annotations.clone()).unwrap_or_default();
+    annotations.insert(SIGNS.to_owned(), signs.to_string().into());
     let mut labels = before.map(|before| before.metadata.labels.clone()).unwrap_or_default();
     labels.insert(LABEL.to_owned(), LIVE.into());
     labels.insert("app.kubernetes.io/name".to_owned(), "podmint".into());
     let mut body = json!({
         "apiVersion": format!("{GROUP}/{}", version.as_str()),
         "kind": "ClusterTrustBundle",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {"signerName": signer.signer_name, "trustBundle": text},
     });
     let Some(before) = before else {
@@ -122,3 +140,5 @@ fn path(version: Version) -> String {
 /// What pods mount by, beside the signer name: a ClusterTrustBundle that somebody else adds under it lacks this.
 const LABEL: &str = "podmint.dev/trust";
 const LIVE: &str = "live";
+/// For the signer alone: whoever replaces both Secrets of the CA by others forgets this.
+const SIGNS: &str = "podmint.dev/signing-root";

@@ -50,7 +50,7 @@ fn parse(date: &str) -> Option<OffsetDateTime> {
 }
 
 /// IMF-fixdate, the one form of RFC 9110 that a server may send.
-const HTTP_DATE: &[BorrowedFormatItem<'_>] =
+pub(super) const HTTP_DATE: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,8 +15,12 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use kube::client::Body;
 use serde_json::{Value, json};
+use time::macros::datetime;
 
-use super::{calls::Calls, clock::ServerClock};
+use super::{
+    calls::Calls,
+    clock::{HTTP_DATE, ServerClock},
+};
 
 /// What a test wants to be answered instead of what is stored.
 pub(crate) enum Instead {
@@ -33,11 +38,20 @@ pub(crate) struct Fake {
     hook: Arc<Mutex<Hook>>,
     /// Method and path of every call.
     pub(crate) heard: Arc<Mutex<Vec<String>>>,
+    started: Instant,
+    /// Seconds that its clock has jumped.
+    pub(crate) ahead: Arc<Mutex<i64>>,
 }
 
 impl Fake {
     pub(crate) fn new() -> Self {
-        Self { objects: Arc::default(), hook: Arc::new(Mutex::new(Box::new(|_, _, _| None))), heard: Arc::default() }
+        Self {
+            objects: Arc::default(),
+            hook: Arc::new(Mutex::new(Box::new(|_, _, _| None))),
+            heard: Arc::default(),
+            started: Instant::now(),
+            ahead: Arc::default(),
+        }
     }
 
     pub(crate) fn instead(&self, hook: impl FnMut(&Method, &str, &Value) -> Option<Instead> + Send + 'static) {
@@ -75,6 +89,11 @@ impl Fake {
         let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
         let path = parts.uri.to_string();
         self.heard.lock().unwrap().push(format!("{} {path}", parts.method));
+        let passed = i64::try_from(self.started.elapsed().as_secs()).unwrap();
+        let passed = time::Duration::seconds(passed.saturating_add(*self.ahead.lock().unwrap()));
+        let date = datetime!(2026-11-23 19:00:00 UTC).saturating_add(passed);
+        let date = date.format(HTTP_DATE).unwrap();
+        let reply = |code, chunks, hang| reply(&date, code, chunks, hang);
         let instead = (self.hook.lock().unwrap())(&parts.method, &path, &body);
         match instead {
             Some(Instead::Json(code, value)) => reply(code, vec![value.to_string()], false),
@@ -147,9 +166,9 @@ fn absent(name: &str) -> (u16, Value) {
     refusal(404, "NotFound", name)
 }
 
-fn reply(code: u16, chunks: Vec<String>, hang: bool) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+fn reply(date: &str, code: u16, chunks: Vec<String>, hang: bool) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let frames = stream::iter(chunks).map(|chunk| Ok(Frame::data(Bytes::from(chunk))));
     let body = if hang { frames.chain(stream::pending()).boxed() } else { frames.boxed() };
-    let reply = Response::builder().status(code).header(DATE, "Mon, 23 Nov 2026 19:00:00 GMT");
+    let reply = Response::builder().status(code).header(DATE, date);
     reply.body(StreamBody::new(body).boxed_unsync()).unwrap()
 }

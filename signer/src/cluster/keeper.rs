@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     authority::{
-        Before, Generation, Issuer, MakeError, Makings, NotPublished, Published, Root, SecretData, Seen, Sight, Step,
-        Trouble, Write, fingerprints, make, next_step,
+        Before, Bundle as Standing, Clock, Confirmed, Generation, Issuer, LoadError, MakeError, Makings, NotPublished,
+        Published, Put, Roots, Rotation, SecretData, Seen, Sight, Step, Timing, Trouble, View, Wish, Write,
+        fingerprints, make, may_go_on, next_step,
     },
     chain::Chain,
     config::{Domains, PodSigner},
@@ -35,12 +36,14 @@ pub(crate) struct Authority {
     pub(crate) issuer: Result<Arc<Issuer>, Hold>,
     /// The roots that our certificates chain to, in PEM; none before the first look.
     pub(crate) roots: Option<Arc<str>>,
+    /// Its parts, and what happens next; none while no Secret can be used.
+    pub(crate) view: Option<Arc<View>>,
 }
 
 impl Authority {
     /// Before anything was looked at.
     pub(crate) fn unknown() -> Self {
-        Self { issuer: Err(Hold::AuthorityUnusable), roots: None }
+        Self { issuer: Err(Hold::AuthorityUnusable), roots: None, view: None }
     }
 }
 
@@ -65,13 +68,38 @@ pub(crate) struct Keeper {
 /// What is remembered from one look to the next.
 #[derive(Default)]
 struct Memory {
-    /// What was last signed with.
-    before: Option<Before>,
+    /// What was last signed with, or could have been.
     generation: Option<Arc<Generation>>,
-    /// The signing Secret as last read, and when.
-    signing: Option<(Option<Secret>, Instant)>,
+    /// When it was last confirmed by the API server: the moment of a read of the signing Secret.
+    confirmed: Option<Confirmed>,
+    /// The signing Secret as last read.
+    signing: Option<Read>,
     /// When the bundle was last read back with our root in it.
     published: Option<Instant>,
+    /// How long the next root has been there to read.
+    watched: Option<Watched>,
+    /// The API server's time as it was first told, and when.
+    first: Option<(OffsetDateTime, Instant)>,
+}
+
+/// The next root in a bundle that nobody wrote all the while.
+struct Watched {
+    root: Sha256,
+    version: String,
+    /// When it was read back first.
+    since: Instant,
+    /// When the last look began.
+    last: Instant,
+}
+
+/// A read of the signing Secret.
+#[derive(Clone)]
+struct Read {
+    secret: Option<Secret>,
+    /// By this process's own clock.
+    heard: Instant,
+    /// By the API server's: before it was asked.
+    at: OffsetDateTime,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -159,76 +187,137 @@ impl Keeper {
 
     /// Looks, and steps until there is nothing more to do for now.
     async fn look(&mut self) -> Result<(), KeeperError> {
-        let mut root = None;
         for _ in 0..MOST_STEPS {
-            let signing = self.signing().await?;
+            let asked = Instant::now();
             let bundles = self.bundles().await?;
-            let now = self.calls.clock().now().ok_or(KeeperError::NoTime)?;
-            let trusted = bundles.ours.as_ref().map(|bundle| fingerprints(bundle.text()));
-            let loaded = signing.as_ref().map(|secret| self.load(secret));
-            let sight = Sight {
-                signing: match &loaded {
-                    None => Seen::Absent,
-                    Some(Ok(generation)) => Seen::Found(&**generation),
-                    Some(Err(error)) => Seen::Broken(error.clone()),
-                },
-                root: match &root {
-                    None => Seen::Unread,
-                    Some((_, Seen::Found(root))) => Seen::Found(root),
-                    Some((_, Seen::Broken(error))) => Seen::Broken(error.clone()),
-                    Some((_, Seen::Absent | Seen::Unread)) => Seen::Absent,
-                },
-                bundle: trusted.as_deref(),
-                before: self.memory.before,
-            };
-            let step = next_step(&sight, now);
-            match (step, loaded) {
-                (Step::ReadRoot, _) => root = Some(self.read_root().await?),
-                (Step::MakeRoot(write), _) => {
-                    let before = root.take().and_then(|(secret, _)| secret);
-                    self.make_root(write, before.as_ref(), now).await?;
-                }
-                (Step::MakeGeneration(number, write), _) => {
-                    if let Some((_, Seen::Found(found))) = &root {
-                        self.make_generation(found, number, write, signing.as_ref(), now).await?;
-                    }
-                    root = None;
-                }
+            let heard = Instant::now();
+            let (read, is_fresh) = self.signing().await?;
+            let clock = self.clock()?;
+            if !self.memory.confirmed.is_some_and(|confirmed| confirmed.counts(clock.now)) {
+                // Whoever slept, or was cut off, knows no more than one that starts.
+                self.memory.confirmed = None;
+                self.memory.generation = None;
+            }
+            let loaded = read.secret.as_ref().map(load);
+            let wish = read.secret.as_ref().map(wish).unwrap_or_default();
+            let looked = Looked { read, is_fresh, loaded, wish, bundles, asked, heard, clock };
+            let (step, root) = self.decide(&looked).await?;
+            let is_write = !matches!(step, Step::Sign { .. } | Step::Hold(_));
+            if is_write && !looked.is_fresh {
+                // What is written rests on what was read just now.
+                self.memory.signing = None;
+                continue;
+            }
+            if let (true, Some(Ok(generation))) = (is_write, &looked.loaded) {
+                self.accept(generation, &looked);
+            }
+            match (step, &looked.loaded) {
                 (Step::Sign { until, alarm }, Some(Ok(generation))) => {
-                    if self.sign_with(&generation, &bundles, now).await? {
+                    if self.sign_with(generation, &looked).await? {
                         self.alarm(alarm.as_ref());
-                        self.memory.signing = self.memory.signing.take().filter(|_| now < until);
+                        self.memory.signing = self.memory.signing.take().filter(|_| clock.now < until);
                         return Ok(());
                     }
                 }
                 (Step::Hold(trouble), _) => {
-                    self.hold(&trouble, &bundles, now);
+                    self.hold(&trouble, &looked);
                     return Ok(());
                 }
-                // `next_step` signs only with what was found.
-                (Step::Sign { .. }, None | Some(Err(_))) => return Err(KeeperError::Restless),
+                (Step::MakeRoot(write), _) => self.make_root(write, root.as_ref(), clock.now).await?,
+                (Step::MakeNext, _) => self.make_next(root, clock.now).await?,
+                (Step::Promote, _) => self.promote(root).await?,
+                (Step::Put(put), _) => self.put(&put, &looked, root.as_ref()).await?,
+                // `decide` has read it, and `next_step` signs only with what was found.
+                (Step::ReadRoot, _) | (Step::Sign { .. }, None | Some(Err(_))) => return Err(KeeperError::Restless),
             }
         }
         Err(KeeperError::Restless)
     }
 
-    /// The signing Secret; read anew when the last look is some time ago or something was written since.
-    async fn signing(&mut self) -> Result<Option<Secret>, KeeperError> {
-        if let Some((secret, read)) = &self.memory.signing
-            && read.elapsed() < self.pace.of(SECRET_EVERY)
-        {
-            return Ok(secret.clone());
+    /// What the next step goes on from is no stranger's, though it never came to sign with it.
+    fn accept(&mut self, generation: &Arc<Generation>, looked: &Looked) {
+        if self.memory.generation.as_ref().is_none_or(|before| before.number() <= generation.number()) {
+            self.memory.generation = Some(Arc::clone(generation));
+            self.memory.confirmed = Some(self.confirmed(looked));
         }
-        let name = &self.signer.authority.secret_name;
-        let read = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
-        self.memory.signing = Some((read.clone(), Instant::now()));
-        Ok(read)
     }
 
-    /// Loads the Secret, unless it is the one that is in use.
-    fn load(&self, secret: &Secret) -> Result<Arc<Generation>, crate::authority::LoadError> {
-        let empty = SecretData::new();
-        Generation::load(secret.data.as_ref().unwrap_or(&empty)).map(Arc::new)
+    /// Asks what to do; reads the root's Secret if that has to be known. It is the last to be read: a root is in there before it
+    /// is anywhere else.
+    async fn decide(&mut self, looked: &Looked) -> Result<(Step, Option<RootSecret>), KeeperError> {
+        let trusted = looked.bundles.ours.as_ref().map(|bundle| fingerprints(bundle.text()));
+        let timing = Timing::at(self.pace);
+        let before = self.memory.generation.as_ref().map(|generation| Before::of(generation.signing()));
+        let watched = self.watch(looked, trusted.as_deref().unwrap_or_default());
+        let mut root: Option<RootSecret> = None;
+        loop {
+            let sight = Sight {
+                signing: match &looked.loaded {
+                    None => Seen::Absent,
+                    Some(Ok(generation)) => Seen::Found(generation.signing()),
+                    Some(Err(error)) => Seen::Broken(error.clone()),
+                },
+                root: root.as_ref().map_or(Seen::Unread, |root| root.seen.map(Roots::held)),
+                bundle: trusted.as_deref(),
+                marked: looked.bundles.ours.as_ref().and_then(bundle::Bundle::marked),
+                before,
+                watched,
+                longest: self.signer.lifetime.max_seconds,
+                wish: &looked.wish,
+                timing,
+            };
+            let step = next_step(&sight, looked.clock);
+            if step != Step::ReadRoot || root.is_some() {
+                return Ok((step, root));
+            }
+            root = Some(self.read_root().await?);
+        }
+    }
+
+    /// For how long the next root was there to read, by this process's own clock. A gap, in which nobody may have been able to
+    /// read it, or a write, by whomever, begins it anew.
+    fn watch(&mut self, looked: &Looked, trusted: &[Sha256]) -> time::Duration {
+        let rotation = match &looked.loaded {
+            Some(Ok(generation)) => generation.signing().plan.rotation,
+            Some(Err(_)) | None => None,
+        };
+        let next = rotation.and_then(Rotation::next).filter(|next| trusted.contains(next));
+        let Some((root, bundle)) = next.zip(looked.bundles.ours.as_ref()) else {
+            self.memory.watched = None;
+            return time::Duration::ZERO;
+        };
+        let gap = self.pace.of(CONFIRMED_LASTS);
+        let same = self.memory.watched.as_ref().filter(|watched| {
+            watched.root == root
+                && watched.version == bundle.version()
+                && looked.asked.saturating_duration_since(watched.last) < gap
+        });
+        let since = same.map_or(looked.heard, |watched| watched.since);
+        self.memory.watched = Some(Watched { root, version: bundle.version().to_owned(), since, last: looked.asked });
+        time::Duration::try_from(looked.asked.saturating_duration_since(since)).unwrap_or_default()
+    }
+
+    fn clock(&mut self) -> Result<Clock, KeeperError> {
+        let now = self.calls.clock().now().ok_or(KeeperError::NoTime)?;
+        let (first, heard) = *self.memory.first.get_or_insert_with(|| (now, Instant::now()));
+        let passed = time::Duration::try_from(heard.elapsed()).unwrap_or_default();
+        Ok(Clock::new(now, first.saturating_add(passed)))
+    }
+
+    /// The signing Secret, and whether it was read just now: read anew when the last read is some time ago or something was
+    /// written since.
+    async fn signing(&mut self) -> Result<(Read, bool), KeeperError> {
+        if let Some(read) = &self.memory.signing
+            && read.heard.elapsed() < self.pace.of(SECRET_EVERY)
+        {
+            return Ok((read.clone(), false));
+        }
+        let name = &self.signer.authority.secret_name;
+        let (heard, at) = (Instant::now(), self.calls.clock().now().ok_or(KeeperError::NoTime)?);
+        let secret = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
+        let read = Read { secret, heard, at };
+        self.memory.signing = Some(read.clone());
+        Ok((read, true))
     }
 
     async fn bundles(&self) -> Result<Bundles, KeeperError> {
@@ -238,49 +327,81 @@ impl Keeper {
         bundle::read(&self.calls, version, &self.signer).await.map_err(|error| KeeperError::ReadBundle(name(), error))
     }
 
-    async fn read_root(&self) -> Result<(Option<Secret>, Seen<Root>), KeeperError> {
+    async fn read_root(&self) -> Result<RootSecret, KeeperError> {
         let name = &self.signer.authority.root_secret_name;
-        let read = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
+        let secret = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
         let empty = SecretData::new();
-        let seen = match &read {
+        let seen = match &secret {
             None => Seen::Absent,
-            Some(secret) => Seen::from(Root::load(secret.data.as_ref().unwrap_or(&empty))),
+            Some(secret) => Seen::from(Roots::load(secret.data.as_ref().unwrap_or(&empty))),
         };
-        Ok((read, seen))
+        Ok(RootSecret { secret, seen })
     }
 
-    async fn make_root(&self, write: Write, before: Option<&Secret>, now: OffsetDateTime) -> Result<(), KeeperError> {
-        let name = &self.signer.authority.root_secret_name;
+    async fn make_root(
+        &self,
+        write: Write,
+        before: Option<&RootSecret>,
+        now: OffsetDateTime,
+    ) -> Result<(), KeeperError> {
         let root = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
-        let written = self.secrets.write(name, root.data(), write, before).await;
-        let written = written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))?;
-        if written == Written::Done {
-            tracing::info!(signer = %self.signer.signer_name, secret = %name, root = %root.fingerprint(), "made a root");
+        let (fingerprint, before) = (root.fingerprint(), before.and_then(|root| root.secret.as_ref()));
+        if self.write_roots(&Roots::first(root), write, before).await? == Written::Done {
+            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made a root");
         }
         Ok(())
     }
 
-    async fn make_generation(
-        &mut self,
-        root: &Root,
-        number: u64,
-        write: Write,
-        before: Option<&Secret>,
-        now: OffsetDateTime,
-    ) -> Result<(), KeeperError> {
-        let name = &self.signer.authority.secret_name;
-        let generation = make::generation(root, number, &self.makings(now)?).map_err(KeeperError::Make)?;
-        let data = generation.data().map_err(KeeperError::State)?;
-        let written = self.secrets.write(name, data, write, before).await;
-        let written = written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))?;
-        self.memory.signing = None;
-        if written == Written::Done {
+    async fn make_next(&self, before: Option<RootSecret>, now: OffsetDateTime) -> Result<(), KeeperError> {
+        let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
+        let next = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
+        let fingerprint = next.fingerprint();
+        if self.write_roots(&roots.with_next(next), Write::Replace, secret.as_ref()).await? == Written::Done {
+            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made the next root");
+        }
+        Ok(())
+    }
+
+    async fn promote(&self, before: Option<RootSecret>) -> Result<(), KeeperError> {
+        let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
+        let roots = roots.promoted();
+        if self.write_roots(&roots, Write::Replace, secret.as_ref()).await? == Written::Done {
             tracing::info!(
-                signer = %self.signer.signer_name, secret = %name, number, ends = %generation.not_after(),
-                "made an issuing CA"
+                signer = %self.signer.signer_name, root = %roots.held().current.fingerprint,
+                "threw away the key of the previous root"
             );
         }
         Ok(())
+    }
+
+    async fn write_roots(&self, roots: &Roots, write: Write, before: Option<&Secret>) -> Result<Written, KeeperError> {
+        let name = &self.signer.authority.root_secret_name;
+        let written = self.secrets.write(name, roots.data(), write, before).await;
+        written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))
+    }
+
+    async fn put(&mut self, put: &Put, looked: &Looked, root: Option<&RootSecret>) -> Result<(), KeeperError> {
+        let name = &self.signer.authority.secret_name;
+        let before = looked.loaded.as_ref().and_then(|loaded| loaded.as_ref().ok()).map(Arc::as_ref);
+        let roots = root.and_then(RootSecret::roots);
+        let made = make::signing(put, before, roots, &self.makings(looked.clock.now)?).map_err(KeeperError::Make)?;
+        let data = made.data().map_err(KeeperError::State)?;
+        let written = self.secrets.write(name, data, put.write, looked.read.secret.as_ref()).await;
+        let written = written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))?;
+        self.memory.signing = None;
+        if written == Written::Done {
+            let View { phase, number, next, next_at, .. } = self.view(&made, looked);
+            tracing::info!(
+                signer = %self.signer.signer_name, step = put.name.as_str(), phase, number, root = %made.root_fingerprint(),
+                other = put.plan.rotation.map(|rotation| rotation.other().to_string()), ends = %made.not_after(),
+                next = next.as_str(), next_at = %next_at, "the CA took a step"
+            );
+        }
+        Ok(())
+    }
+
+    fn view(&self, generation: &Generation, looked: &Looked) -> View {
+        View::of(generation, &looked.wish, Timing::at(self.pace))
     }
 
     fn makings(&self, now: OffsetDateTime) -> Result<Makings<'_>, KeeperError> {
@@ -289,34 +410,52 @@ impl Keeper {
     }
 
     /// Hands out the right to sign if the bundle is as it should be; else repairs it. True if there is nothing more to do.
-    async fn sign_with(
-        &mut self,
-        generation: &Arc<Generation>,
-        bundles: &Bundles,
-        now: OffsetDateTime,
-    ) -> Result<bool, KeeperError> {
+    async fn sign_with(&mut self, generation: &Arc<Generation>, looked: &Looked) -> Result<bool, KeeperError> {
+        let bundles = &looked.bundles;
         let wanted = generation.trust_bundle();
         let found = bundles.ours.as_ref().map_or("", |bundle| bundle.text());
         let is_labelled = bundles.ours.as_ref().is_some_and(bundle::Bundle::is_labelled);
-        if same_roots(found, &wanted)
-            && is_labelled
-            && let Ok(issuer) = issuer(generation, found)
-        {
-            self.hand_out(generation, issuer, bundles);
-            return Ok(true);
+        let marked = bundles.ours.as_ref().and_then(bundle::Bundle::marked);
+        let state = Standing::compare(&fingerprints(found), marked, generation.signing());
+        let is_enough = is_labelled && state != Standing::Wrong;
+        let confirmed = self.confirmed(looked);
+        match issuer(generation, found, confirmed).ok().filter(|_| is_enough) {
+            Some(issuer) => {
+                self.hand_out(generation, issuer, looked);
+                if state == Standing::InOrder {
+                    return Ok(true);
+                }
+            }
+            None => {
+                // Nothing is signed from here until the bundle was read back.
+                let roots = Some(Arc::from(wanted.as_str()));
+                let view = Some(Arc::new(self.view(generation, looked)));
+                let issuer = Err(Hold::TrustNotPublished);
+                self.show(Authority { issuer, roots, view }, Vital::out_of_sync(bundles.foreign));
+                self.memory.published = None;
+            }
         }
-        // Nothing is signed from here until the bundle was read back.
-        let roots = Some(Arc::from(wanted.as_str()));
-        self.show(Authority { issuer: Err(Hold::TrustNotPublished), roots }, Vital::out_of_sync(bundles.foreign));
-        self.memory.published = None;
+        if !looked.is_fresh {
+            // An old plan must not be published over a newer one.
+            self.memory.signing = None;
+            return Ok(false);
+        }
         let version = self.versions.served().bundles.ok_or(KeeperError::NotServed)?;
-        let published = bundle::publish(&self.calls, version, &self.signer, bundles.ours.as_ref(), &wanted).await;
+        let published = bundle::publish(
+            &self.calls,
+            version,
+            &self.signer,
+            bundles.ours.as_ref(),
+            &wanted,
+            generation.root_fingerprint(),
+        );
+        let published = published.await;
         match published {
             Ok(()) => {
                 self.vitals.repaired();
                 tracing::info!(
-                    signer = %self.signer.signer_name, root = %generation.root_fingerprint(), at = %now,
-                    edited = bundles.ours.is_some(), "published the trust bundle"
+                    signer = %self.signer.signer_name, root = %generation.root_fingerprint(), at = %looked.clock.now,
+                    edited = bundles.ours.is_some(), roots = fingerprints(&wanted).len(), "published the trust bundle"
                 );
                 Ok(false)
             }
@@ -326,29 +465,41 @@ impl Keeper {
         }
     }
 
-    fn hand_out(&mut self, generation: &Arc<Generation>, issuer: Issuer, bundles: &Bundles) {
-        self.memory.before = Some(Before::of(generation));
+    fn confirmed(&self, looked: &Looked) -> Confirmed {
+        let lasts = time::Duration::try_from(self.pace.of(CONFIRMED_LASTS)).unwrap_or_default();
+        Confirmed { at: looked.read.at, lasts }
+    }
+
+    fn hand_out(&mut self, generation: &Arc<Generation>, issuer: Issuer, looked: &Looked) {
         self.memory.generation = Some(Arc::clone(generation));
+        self.memory.confirmed = Some(self.confirmed(looked));
         self.memory.published = Some(Instant::now());
-        let vital = Vital::signing(generation.usable_until(), bundles.foreign);
+        let vital = Vital::signing(generation.usable_until(), looked.bundles.foreign);
         let roots = Some(Arc::from(generation.trust_bundle()));
-        self.show(Authority { issuer: Ok(Arc::new(issuer)), roots }, vital);
+        let view = Some(Arc::new(self.view(generation, looked)));
+        self.show(Authority { issuer: Ok(Arc::new(issuer)), roots, view }, vital);
         drop(self.token.take());
     }
 
     /// The Secrets are not as they should be. What was loaded before goes on while it can and its root is published.
-    fn hold(&mut self, trouble: &Trouble, bundles: &Bundles, now: OffsetDateTime) {
+    fn hold(&mut self, trouble: &Trouble, looked: &Looked) {
         self.alarm(Some(trouble));
-        let found = bundles.ours.as_ref().map_or("", |bundle| bundle.text());
-        let before = self.memory.generation.clone().filter(|generation| now < generation.usable_until());
-        if let Some(generation) = before
-            && let Ok(issuer) = issuer(&generation, found)
+        let found = looked.bundles.ours.as_ref().map_or("", |bundle| bundle.text());
+        let timing = Timing::at(self.pace);
+        let remembered = self.memory.generation.clone();
+        let marked = looked.bundles.ours.as_ref().and_then(bundle::Bundle::marked);
+        let usable = remembered.clone().filter(|it| may_go_on(it.signing(), marked, timing, looked.clock));
+        if let Some(generation) = usable
+            && let Ok(issuer) = issuer(&generation, found, self.confirmed(looked))
         {
-            self.hand_out(&generation, issuer, bundles);
+            self.hand_out(&generation, issuer, looked);
             return;
         }
-        let roots = self.memory.generation.as_ref().map(|generation| Arc::from(generation.trust_bundle()));
-        self.show(Authority { issuer: Err(Hold::AuthorityUnusable), roots }, Vital::unusable(bundles.foreign));
+        // So that it is known, when the Secrets are in order again, what was signed with.
+        self.memory.confirmed = self.memory.confirmed.map(|_| self.confirmed(looked));
+        let roots = remembered.as_ref().map(|generation| Arc::from(generation.trust_bundle()));
+        let (issuer, view) = (Err(Hold::AuthorityUnusable), None);
+        self.show(Authority { issuer, roots, view }, Vital::unusable(looked.bundles.foreign));
     }
 
     /// A look failed. What was read back a moment ago still counts; not for long.
@@ -363,7 +514,7 @@ impl Keeper {
             let roots: Option<Arc<str>> =
                 self.memory.generation.as_ref().map(|generation| Arc::from(generation.trust_bundle()));
             let hold = if roots.is_some() { Hold::TrustNotPublished } else { Hold::AuthorityUnusable };
-            self.show(Authority { issuer: Err(hold), roots }, Vital::out_of_sync(0));
+            self.show(Authority { issuer: Err(hold), roots, view: None }, Vital::out_of_sync(0));
         }
         if matches!(error, KeeperError::NotServed) || error.is_unserved() {
             drop(self.versions.discover().await);
@@ -390,7 +541,7 @@ impl Keeper {
     }
 
     fn show(&self, authority: Authority, vital: Vital) {
-        self.vitals.set(self.number, vital);
+        self.vitals.set(self.number, vital, authority.view.as_ref().map(|view| view.phase));
         let same = |before: &Authority| match (&before.issuer, &authority.issuer) {
             (Ok(before), Ok(now)) => before.generation().fingerprint() == now.generation().fingerprint(),
             (Err(before), Err(now)) => before == now,
@@ -420,17 +571,47 @@ impl KeeperError {
     }
 }
 
-fn issuer(generation: &Arc<Generation>, read_back: &str) -> Result<Issuer, NotPublished> {
-    Issuer::new(Arc::clone(generation), Published::witness(generation, read_back)?)
+/// What one look has shown, the root's Secret aside.
+struct Looked {
+    read: Read,
+    is_fresh: bool,
+    loaded: Option<Result<Arc<Generation>, LoadError>>,
+    wish: Wish,
+    bundles: Bundles,
+    /// Before and after the bundle was read.
+    asked: Instant,
+    heard: Instant,
+    clock: Clock,
 }
 
-fn same_roots(found: &str, wanted: &str) -> bool {
-    let sorted = |text: &str| {
-        let mut roots: Vec<Sha256> = fingerprints(text);
-        roots.sort_unstable();
-        roots
-    };
-    sorted(found) == sorted(wanted)
+/// The root's Secret, and what is in it.
+struct RootSecret {
+    secret: Option<Secret>,
+    seen: Seen<Roots>,
+}
+
+impl RootSecret {
+    fn roots(&self) -> Option<&Roots> {
+        match &self.seen {
+            Seen::Found(roots) => Some(roots),
+            Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
+        }
+    }
+}
+
+fn load(secret: &Secret) -> Result<Arc<Generation>, LoadError> {
+    let empty = SecretData::new();
+    Generation::load(secret.data.as_ref().unwrap_or(&empty)).map(Arc::new)
+}
+
+/// What an administrator wrote on the signing Secret. Whatever replaces its data leaves that as it is.
+fn wish(secret: &Secret) -> Wish {
+    let word = |name: &str| secret.metadata.annotations.as_ref()?.get(name).filter(|word| !word.is_empty()).cloned();
+    Wish { rotate: word(ROTATE), is_paused: word(PAUSE).is_some_and(|word| word == "true") }
+}
+
+fn issuer(generation: &Arc<Generation>, read_back: &str, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
+    Issuer::new(Arc::clone(generation), Published::witness(generation, read_back)?, confirmed)
 }
 
 /// 128 random bits.
@@ -443,11 +624,17 @@ pub(crate) fn serial() -> Option<SerialNumber> {
 /// How long a bundle may be wrong before it is repaired.
 const POLL: Duration = Duration::from_secs(3);
 const SECRET_EVERY: Duration = Duration::from_secs(15);
+/// How long a replica signs after it last read which CA signs: the previous root drains for as much longer.
+const CONFIRMED_LASTS: Duration = Duration::from_mins(1);
 /// How long the trust that was read back counts while it cannot be read again.
 const READ_BACK_LASTS: Duration = Duration::from_secs(30);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
 /// Root, issuing CA, bundle, and a few lost races.
 const MOST_STEPS: u32 = 16;
+/// Annotation of the signing Secret: rotate the root, once for each new value.
+pub(crate) const ROTATE: &str = "podmint.dev/rotate";
+/// Annotation of the signing Secret: `true` keeps a rotation where it is.
+pub(crate) const PAUSE: &str = "podmint.dev/pause-rotation";
 
 #[cfg(test)]
 mod tests;

@@ -83,7 +83,11 @@ fn walk(seen: Observed, means: Means<'_>) -> Result<Issued, Decision> {
     let Means { signer, issuer, now, serial } = means;
     let profile = words(seen, signer, issuer.map(Issuer::usable_until), now, serial)?;
     let issuer = issuer.ok_or(Hold::AuthorityUnusable)?;
-    Issued::sign(profile, issuer).map_err(|fault| Decision::Answer(Answer::Fault(fault)))
+    Issued::sign(profile, issuer).map_err(|fault| {
+        // The keeper looks again by itself.
+        let unconfirmed = matches!(fault, Fault::Unconfirmed(_));
+        if unconfirmed { Hold::AuthorityUnusable.into() } else { Decision::Answer(Answer::Fault(fault)) }
+    })
 }
 
 /// Walks from facts to the words of the certificate: all that is decided before the CA's key is touched. The signer goes on from

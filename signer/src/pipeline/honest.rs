@@ -22,7 +22,7 @@ use super::{
     Projection, ServiceAccountFacts, Verified,
 };
 use crate::{
-    authority::{Generation, Issuer, Makings, Published, make},
+    authority::{Confirmed, Generation, Issuer, Makings, Plan, Published, make},
     cluster::{versions::Version, wire::RequestObject},
     config::{Config, Domains, PodSigner},
     names::{Hostname, NodeName, NodeUid, PodUid, SerialNumber, ServiceAccountName, ServiceAccountUid, ServiceName},
@@ -248,12 +248,14 @@ pub(crate) fn makings<'a>(signer: &'a PodSigner, domains: &'a Domains, now: Offs
 pub(crate) fn generation() -> Generation {
     let (signer, domains) = (signer(), domains());
     let makings = makings(&signer, &domains, NOW);
-    make::generation(&make::root(&makings).unwrap(), 1, &makings).unwrap()
+    make::generation(&make::root(&makings).unwrap(), Plan::new(1, 86_400), None, &makings).unwrap()
 }
 
 pub(crate) fn issuer_of(generation: Generation) -> Issuer {
     let published = Published::witness(&generation, &generation.trust_bundle()).unwrap();
-    Issuer::new(Arc::new(generation), published).unwrap()
+    // Tests go as far as the CA's end.
+    let confirmed = Confirmed { at: NOW, lasts: time::Duration::days(60) };
+    Issuer::new(Arc::new(generation), published, confirmed).unwrap()
 }
 
 pub(crate) fn issuer() -> Issuer {

@@ -12,12 +12,13 @@ use crate::{
     metrics::Metrics,
 };
 
+const ROOTS: &str = "/api/v1/namespaces/mint/secrets/podmint-ca-root";
 const SIGNING: &str = "/api/v1/namespaces/mint/secrets/podmint-ca";
 const BUNDLE: &str = "/apis/certificates.k8s.io/v1/clustertrustbundles/podmint.dev:workload:prod";
 
 fn config() -> Config {
     let yaml = "{apiVersion: podmint.dev/v1alpha1, kind: PodSigner, metadata: {name: prod}, spec: {signerName: \
-                podmint.dev/workload, trustDomain: example.org, allow: []}}";
+                podmint.dev/workload, trustDomain: example.org, lifetime: {max: 1h}, allow: []}}";
     Config::parse(yaml, &Domains::parse("podmint.dev", "cluster.local").unwrap()).unwrap()
 }
 
@@ -29,7 +30,7 @@ fn served() -> Fake {
 }
 
 async fn keeper(fake: &Fake) -> (Keeper, watch::Receiver<Authority>) {
-    let (config, pace, calls) = (config(), Pace::compressed(1000), fake.calls());
+    let (config, pace, calls) = (config(), Pace::compressed(HURRY), fake.calls());
     let versions = Versions::new(calls.clone(), pace);
     versions.discover().await.unwrap();
     let out = watch::Sender::new(Authority::unknown());
@@ -49,6 +50,10 @@ async fn keeper(fake: &Fake) -> (Keeper, watch::Receiver<Authority>) {
     };
     (Keeper::new(makeup), authority)
 }
+
+/// The phases of a rotation take 1 s and 4 s, and a replica signs for 60 ms, and the second that HTTP dates leave open, after it
+/// last looked.
+const HURRY: u32 = 1000;
 
 fn root(authority: &watch::Receiver<Authority>) -> Option<Sha256> {
     authority.borrow().issuer.as_ref().ok().map(|issuer| issuer.generation().root_fingerprint())
@@ -143,4 +148,129 @@ async fn a_spoilt_secret_is_never_replaced_and_the_ca_in_memory_goes_on() {
     let (mut fresh, held) = self::keeper(&fake).await;
     fresh.look().await.unwrap();
     assert!(matches!(held.borrow().issuer, Err(Hold::AuthorityUnusable)));
+}
+
+fn ask(fake: &Fake, annotation: &str, value: &str) {
+    let mut secret = fake.get(SIGNING).unwrap();
+    secret["metadata"]["annotations"][annotation] = value.into();
+    secret["metadata"]["resourceVersion"] = "100".into();
+    fake.put(SIGNING, secret);
+}
+
+fn phase(authority: &watch::Receiver<Authority>) -> &'static str {
+    authority.borrow().view.as_ref().map_or("", |view| view.phase)
+}
+
+fn published(fake: &Fake) -> Vec<Sha256> {
+    fingerprints(fake.get(BUNDLE).unwrap()["spec"]["trustBundle"].as_str().unwrap())
+}
+
+/// Lets each of them look again and again until this is so.
+async fn until(keepers: &mut [&mut Keeper], is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not come about");
+        for keeper in &mut *keepers {
+            keeper.look().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn two_replicas_rotate_the_root_once_and_sign_all_the_while() {
+    let fake = served();
+    let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
+    until(&mut [&mut one, &mut two], || root(&second).is_some()).await;
+    let old = root(&first).unwrap();
+    ask(&fake, ROTATE, "now");
+
+    until(&mut [&mut one, &mut two], || phase(&first) == "distribute" && phase(&second) == "distribute").await;
+    assert_eq!((root(&first), root(&second)), (Some(old), Some(old)), "the next root is published, and does not sign");
+    let both = published(&fake);
+    assert!(both.len() == 2 && both.contains(&old));
+    until(&mut [&mut one, &mut two], || {
+        assert!(root(&first).is_some() && root(&second).is_some(), "signing never stops");
+        phase(&first) == "drain" && phase(&second) == "drain"
+    })
+    .await;
+    let new = root(&first).unwrap();
+    assert!(new != old && root(&second) == Some(new) && both.contains(&new));
+    assert_eq!(published(&fake).len(), 2, "the old root is trusted while its certificates live");
+
+    until(&mut [&mut one, &mut two], || phase(&first) == "stable" && phase(&second) == "stable").await;
+    assert_eq!(published(&fake), [new]);
+    assert!(fake.get(ROOTS).unwrap()["data"].get("next.key").is_none(), "the old key is gone");
+    let number = |authority: &watch::Receiver<Authority>| authority.borrow().view.as_ref().unwrap().number;
+    assert_eq!((number(&first), number(&second)), (2, 2));
+    for _ in 0..5 {
+        one.look().await.unwrap();
+        two.look().await.unwrap();
+    }
+    assert_eq!(published(&fake), [new], "asked for once, done once");
+}
+
+#[tokio::test]
+async fn a_rotation_waits_while_it_is_paused_or_cannot_be_published() {
+    let fake = served();
+    let (mut keeper, authority) = keeper(&fake).await;
+    keeper.look().await.unwrap();
+    let old = root(&authority);
+    ask(&fake, ROTATE, "now");
+    ask(&fake, PAUSE, "true");
+    keeper.memory.signing = None;
+    keeper.look().await.unwrap();
+    assert_eq!(phase(&authority), "stable");
+    ask(&fake, PAUSE, "false");
+    fake.instead(|method, path, _| {
+        let (code, status) = refusal(403, "Forbidden", "x");
+        (*method == Method::PUT && path.contains(BUNDLES)).then_some(Instead::Json(code, status))
+    });
+    keeper.memory.signing = None;
+    assert!(keeper.look().await.is_err());
+    assert_eq!((phase(&authority), root(&authority)), ("prepare", old), "what is published goes on");
+    fake.instead(|_, _, _| None);
+    keeper.look().await.unwrap();
+    assert_eq!((phase(&authority), root(&authority)), ("distribute", old));
+}
+
+#[tokio::test]
+async fn an_unseen_hour_counts_for_nothing() {
+    let fake = served();
+    let (mut keeper, authority) = keeper(&fake).await;
+    keeper.look().await.unwrap();
+    ask(&fake, ROTATE, "now");
+    until(&mut [&mut keeper], || phase(&authority) == "distribute").await;
+    *fake.ahead.lock().unwrap() = 3_600;
+    keeper.look().await.unwrap();
+    keeper.look().await.unwrap();
+    assert_eq!(phase(&authority), "distribute", "the clock jumped; nobody has learnt of the next root by that");
+    // A machine that was suspended finds the API server's clock ahead just so: it knows no more than one that starts.
+    let mut spoilt = fake.get(SIGNING).unwrap();
+    spoilt["data"]["tls.key"] = "bm8ga2V5".into();
+    fake.put(SIGNING, spoilt);
+    *fake.ahead.lock().unwrap() = 7_200;
+    keeper.memory.signing = None;
+    // The clock is told by the reply, and the one before it is what the last look went by.
+    keeper.look().await.unwrap();
+    keeper.look().await.unwrap();
+    assert!(matches!(authority.borrow().issuer, Err(Hold::AuthorityUnusable)), "others may have moved on meanwhile");
+}
+
+#[tokio::test]
+async fn an_old_plan_is_not_published_over_a_newer_one() {
+    let fake = served();
+    let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
+    until(&mut [&mut one, &mut two], || root(&second).is_some()).await;
+    ask(&fake, ROTATE, "now");
+    until(&mut [&mut one], || phase(&first) == "distribute").await;
+    // The other one has read the Secret a moment ago, before the rotation began.
+    if let Some(read) = &mut two.memory.signing {
+        read.heard = Instant::now();
+    }
+    let both = published(&fake);
+    assert_eq!(phase(&second), "stable");
+    two.look().await.unwrap();
+    assert_eq!(published(&fake), both);
+    assert_eq!(phase(&second), "distribute", "it looked again before it wrote");
 }

@@ -58,7 +58,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     versions.discover().await.unwrap();
     let issuer = issuer();
     let roots = Some(Arc::from(issuer.generation().trust_bundle()));
-    let authority = watch::Sender::new(Authority { issuer: Ok(Arc::new(issuer)), roots });
+    let authority = watch::Sender::new(Authority { issuer: Ok(Arc::new(issuer)), roots, view: None });
     let guard = watch::Sender::new(GuardState::InForce);
     let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
     let parts = Arc::new(Parts {
@@ -237,7 +237,7 @@ async fn without_guard_or_published_trust_nothing_is_written_not_even_recorded()
     scene.guard.send_replace(GuardState::Unbound);
     assert_eq!(scene.hold().await, Hold::GuardMissing);
     scene.guard.send_replace(GuardState::OtherText);
-    scene.authority.send_replace(Authority { issuer: Err(Hold::TrustNotPublished), roots: None });
+    scene.authority.send_replace(Authority { issuer: Err(Hold::TrustNotPublished), roots: None, view: None });
     assert_eq!(scene.hold().await, Hold::TrustNotPublished);
     assert_eq!((scene.puts(), scene.outcomes().len()), (0, 0));
 }
@@ -278,6 +278,6 @@ async fn a_certificate_of_another_ca_is_traced_as_foreign() {
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Ours { .. })));
     let another = issuer();
     let roots = Some(Arc::from(another.generation().trust_bundle()));
-    scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots });
+    scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots, view: None });
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Foreign { leaf }) if leaf != Sha256::of(b"")));
 }

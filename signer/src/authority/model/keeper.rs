@@ -1,0 +1,475 @@
+//! A replica of the model: what `cluster/keeper.rs` does with the steps that it is told to take.
+
+use time::Duration;
+
+use super::world::{
+    Bundle as Published, Keys, LIFE, OLD, Phase, ROOTS, SLEEP, Secret, Sig, Violation, World, ago, id, number_of,
+    timing, wish,
+};
+use crate::{
+    authority::{
+        load::LoadError,
+        plan::Rotation,
+        state::{Before, Bundle, Clock, Held, Name, Put, Seen, Sight, Signing, Step, Wish, may_go_on, next_step},
+        trouble::Trouble,
+    },
+    names::Sha256,
+    pipeline::honest::NOW,
+};
+
+/// What a replica knows and is about to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Keeper {
+    doing: Doing,
+    /// Whether somebody else wrote since it was read.
+    pub(super) stale: Stale,
+    /// The signing Secret as last read, and how long ago.
+    cache: Option<(Secret, u8)>,
+    /// What it signs with or could sign with, and how long ago that was confirmed.
+    memory: Option<(Sig, u8)>,
+    /// Whether it may sign with that.
+    is_issuing: bool,
+    /// The next root, for how long it was there at each look, and how long ago the last look was.
+    watched: Option<(u8, u8, u8)>,
+    /// How long ago the bundle was read, and whether it had been written since the read before.
+    read: u8,
+    was_written: bool,
+    /// How far its own clock is behind.
+    lag: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Stale {
+    pub(super) bundle: bool,
+    pub(super) signing: bool,
+    pub(super) roots: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+enum Doing {
+    #[default]
+    Nothing,
+    HasBundle(Published),
+    HasSigning(Looked),
+    WritesRoots(Keys),
+    WritesSigning {
+        sig: Sig,
+        is_new: bool,
+    },
+    WritesBundle(Published),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Looked {
+    bundle: Published,
+    signing: Secret,
+    is_fresh: bool,
+}
+
+/// One guard less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    NeverPrepares,
+    NeverDistributes,
+    NeverSigns,
+    NeverPromotes,
+    NeverRetires,
+    SignsWithoutDistributing,
+    WatchesNothing,
+    RetiresEarly,
+    RetiresByTheClockThatJumped,
+    RenewsWithTheSameNumber,
+    SwitchesWithTheSameNumber,
+    TellsNobodyOfAnOldCopy,
+    FollowsAnOldCopy,
+    /// And does not find it again.
+    ForgetsTheRotationWithTheSecret,
+    OverlooksTheMark,
+    SignsBeforePublishing,
+    SignsHoweverLongItSlept,
+    RemembersHoweverLongItSlept,
+    GoesOnWhateverOthersDid,
+    WritesOverOthers,
+    PublishesOverOthers,
+}
+
+/// Each with what it leads to.
+pub(super) const DEFECTS: &[(Defect, Violation)] = &[
+    (Defect::NeverPrepares, Violation::NoRest),
+    (Defect::NeverDistributes, Violation::NoRest),
+    (Defect::NeverSigns, Violation::NoRest),
+    (Defect::NeverPromotes, Violation::NoRest),
+    (Defect::NeverRetires, Violation::NoRest),
+    (Defect::SignsWithoutDistributing, Violation::Unknown),
+    (Defect::WatchesNothing, Violation::Unknown),
+    (Defect::RetiresEarly, Violation::Withdrawn),
+    (Defect::RetiresByTheClockThatJumped, Violation::Withdrawn),
+    (Defect::RenewsWithTheSameNumber, Violation::NumberBack),
+    (Defect::SwitchesWithTheSameNumber, Violation::NumberBack),
+    (Defect::TellsNobodyOfAnOldCopy, Violation::NumberBack),
+    (Defect::FollowsAnOldCopy, Violation::Withdrawn),
+    (Defect::ForgetsTheRotationWithTheSecret, Violation::Withdrawn),
+    (Defect::OverlooksTheMark, Violation::Withdrawn),
+    (Defect::SignsBeforePublishing, Violation::Withdrawn),
+    (Defect::SignsHoweverLongItSlept, Violation::Withdrawn),
+    (Defect::RemembersHoweverLongItSlept, Violation::NoRest),
+    (Defect::GoesOnWhateverOthersDid, Violation::Withdrawn),
+    (Defect::WritesOverOthers, Violation::NumberBack),
+    (Defect::PublishesOverOthers, Violation::Unknown),
+];
+
+impl Keeper {
+    /// This long ago.
+    pub(super) fn that_signed_with(sig: Sig, age: u8) -> Self {
+        Self { memory: Some((sig, age)), is_issuing: true, cache: Some((Secret::Sound(sig), age)), ..Self::default() }
+    }
+
+    pub(super) fn root(&self) -> Option<u8> {
+        self.memory.map(|(sig, _)| sig.root)
+    }
+
+    pub(super) fn may_use_cache(&self) -> bool {
+        matches!(self.doing, Doing::HasBundle(_)) && self.cache.is_some_and(|(_, age)| age <= SLEEP)
+    }
+
+    pub(super) fn signs_with(&self, defect: Option<Defect>) -> Option<Sig> {
+        let (sig, age) = self.memory.filter(|_| self.is_issuing)?;
+        (age <= SLEEP || defect == Some(Defect::SignsHoweverLongItSlept)).then_some(sig)
+    }
+
+    /// By the API server's clock.
+    pub(super) fn grow_older(&mut self, ticks: u8, older: impl Fn(&mut Sig)) {
+        let add = |age: &mut u8| *age = (*age + ticks).min(SLEEP + 1);
+        if let Some((secret, age)) = &mut self.cache {
+            secret.grow_older(&older);
+            add(age);
+        }
+        if let Some((sig, age)) = &mut self.memory {
+            older(sig);
+            add(age);
+        }
+        match &mut self.doing {
+            Doing::HasSigning(looked) => looked.signing.grow_older(&older),
+            Doing::WritesSigning { sig, .. } => older(sig),
+            Doing::Nothing | Doing::HasBundle(_) | Doing::WritesRoots(_) | Doing::WritesBundle(_) => {}
+        }
+    }
+
+    /// By its own.
+    pub(super) fn wait(&mut self) {
+        // A gap after which the watch begins anew may be as long as it likes.
+        if let Some((_, _, gap)) = &mut self.watched {
+            *gap = (*gap + 1).min(OLD);
+        }
+        if matches!(self.doing, Doing::HasBundle(_) | Doing::HasSigning(_)) {
+            self.read = (self.read + 1).min(OLD);
+        }
+    }
+
+    pub(super) fn has_set_its_clock(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    pub(super) fn lag_by(&mut self, ticks: u8) {
+        self.lag = (self.lag + ticks).min(OLD);
+    }
+
+    fn watch(&mut self, looked: Looked) -> Duration {
+        let next = match looked.signing {
+            Secret::Sound(Sig { phase: Phase::Prepare { next } | Phase::Distribute { next, .. }, .. }) => Some(next),
+            Secret::Sound(_) | Secret::Broken(_) | Secret::Absent => None,
+        };
+        let next = next.filter(|next| looked.bundle.roots & (1 << next) != 0);
+        let gap = self.watched.map_or(0, |(_, _, gap)| gap.saturating_sub(self.read));
+        let same = self.watched.filter(|(root, ..)| Some(*root) == next && gap <= SLEEP && !self.was_written);
+        let watched = same.map_or(0, |(_, watched, _)| (watched + gap).min(OLD));
+        self.watched = next.map(|next| (next, watched, self.read));
+        Duration::seconds(i64::from(watched))
+    }
+}
+
+impl Secret {
+    fn grow_older(&mut self, older: impl Fn(&mut Sig)) {
+        match self {
+            Self::Broken(sig) | Self::Sound(sig) => older(sig),
+            Self::Absent => {}
+        }
+    }
+
+    /// What is written into a broken Secret when it is mended is no part of what is read.
+    fn as_read(self) -> Self {
+        match self {
+            Self::Broken(_) => Self::Broken(Sig { number: 0, root: 0, phase: Phase::Stable, asked: 0, is_old: false }),
+            Self::Absent | Self::Sound(_) => self,
+        }
+    }
+}
+
+impl World {
+    /// One read, with what is decided on it, or one write.
+    pub(super) fn step(&mut self, number: usize, cached: bool, defect: Option<Defect>) -> Result<(), Violation> {
+        match std::mem::take(&mut self.keepers[number].doing) {
+            Doing::Nothing => {
+                let keeper = &mut self.keepers[number];
+                keeper.was_written = keeper.stale.bundle;
+                (keeper.stale.bundle, keeper.read) = (false, 0);
+                keeper.doing = Doing::HasBundle(self.bundle);
+                Ok(())
+            }
+            Doing::HasBundle(bundle) => {
+                let keeper = &mut self.keepers[number];
+                let signing = match keeper.cache.filter(|_| cached) {
+                    Some((signing, _)) => signing,
+                    None => {
+                        keeper.stale.signing = false;
+                        keeper.cache = Some((self.signing.as_read(), 0));
+                        self.signing.as_read()
+                    }
+                };
+                let looked = Looked { bundle, signing, is_fresh: !cached };
+                self.decide(number, looked, Seen::Unread, defect)
+            }
+            Doing::HasSigning(looked) => {
+                self.keepers[number].stale.roots = false;
+                let roots = self.roots.map_or(Seen::Absent, |keys| Seen::Found(keys.seen()));
+                self.decide(number, looked, roots, defect)
+            }
+            Doing::WritesRoots(keys) => {
+                if !self.keepers[number].stale.roots {
+                    let newest = keys.next.unwrap_or(keys.current);
+                    self.made = self.made.max(newest + 1);
+                    self.roots = Some(keys);
+                    self.roots_changed();
+                }
+                Ok(())
+            }
+            Doing::WritesSigning { sig, is_new } => self.write_signing(number, sig, is_new, defect),
+            Doing::WritesBundle(wanted) => {
+                if !self.keepers[number].stale.bundle || defect == Some(Defect::PublishesOverOthers) {
+                    return self.publish(wanted);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn write_signing(
+        &mut self,
+        number: usize,
+        sig: Sig,
+        is_new: bool,
+        defect: Option<Defect>,
+    ) -> Result<(), Violation> {
+        let keeper = &mut self.keepers[number];
+        keeper.cache = keeper.cache.map(|(secret, _)| (secret, SLEEP + 1));
+        if keeper.stale.signing && defect != Some(Defect::WritesOverOthers) {
+            return Ok(());
+        }
+        if let Secret::Sound(before) = self.signing
+            && (is_new && sig.number <= before.number || sig.number < before.number)
+        {
+            return Err(Violation::NumberBack);
+        }
+        self.signing = Secret::Sound(sig);
+        self.signing_changed();
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        number: usize,
+        looked: Looked,
+        roots: Seen<Held>,
+        defect: Option<Defect>,
+    ) -> Result<(), Violation> {
+        let keeper = &mut self.keepers[number];
+        if keeper.memory.is_some_and(|(_, age)| age > SLEEP) && defect != Some(Defect::RemembersHoweverLongItSlept) {
+            keeper.memory = None;
+            keeper.is_issuing = false;
+        }
+        let is_first = matches!(roots, Seen::Unread);
+        let watched = if is_first {
+            keeper.watch(looked)
+        } else {
+            Duration::seconds(i64::from(keeper.watched.map_or(0, |(_, watched, _)| watched)))
+        };
+        let trusted: Vec<Sha256> = (0..8).filter(|root| looked.bundle.roots & (1 << root) != 0).map(id).collect();
+        let signing = match looked.signing {
+            Secret::Sound(sig) => Some(sig.seen()),
+            Secret::Absent | Secret::Broken(_) => None,
+        };
+        let before = keeper.memory.map(|(sig, _)| Before::of(&sig.seen()));
+        let wish = Wish { rotate: wish(self.wish), is_paused: false };
+        let sight = Sight {
+            signing: match (&signing, looked.signing) {
+                (Some(signing), _) => Seen::Found(signing),
+                (None, Secret::Broken(_)) => Seen::Broken(LoadError::State),
+                (None, Secret::Absent | Secret::Sound(_)) => Seen::Absent,
+            },
+            root: roots,
+            bundle: Some(&trusted),
+            marked: looked.bundle.marked.map(id),
+            before,
+            watched,
+            longest: u32::from(LIFE),
+            wish: &wish,
+            timing: timing(),
+        };
+        let clock = Clock::new(NOW, ago(keeper.lag));
+        let step = spoilt(&sight, clock, defect);
+        let is_write = !matches!(step, Step::Sign { .. } | Step::Hold(_) | Step::ReadRoot);
+        if is_write && !looked.is_fresh {
+            return Ok(());
+        }
+        if let (true, Secret::Sound(sig)) = (is_write, looked.signing)
+            && keeper.memory.is_none_or(|(before, _)| before.number <= sig.number)
+        {
+            keeper.memory = Some((sig, keeper.cache.map_or(0, |(_, age)| age)));
+            keeper.is_issuing = false;
+        }
+        self.take(number, step, looked, &sight.root, clock, defect)
+    }
+
+    fn take(
+        &mut self,
+        number: usize,
+        step: Step,
+        looked: Looked,
+        roots: &Seen<Held>,
+        clock: Clock,
+        defect: Option<Defect>,
+    ) -> Result<(), Violation> {
+        let made = self.made;
+        let held = match roots {
+            Seen::Found(held) => Some(Keys {
+                current: number_of(held.current.fingerprint),
+                next: held.next.map(|next| number_of(next.fingerprint)),
+            }),
+            Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
+        };
+        match (step, looked.signing, held) {
+            (Step::ReadRoot, _, _) => self.keepers[number].doing = Doing::HasSigning(looked),
+            (Step::MakeRoot(_), _, _) if usize::from(made) < ROOTS => {
+                self.keepers[number].doing = Doing::WritesRoots(Keys { current: made, next: None });
+            }
+            (Step::MakeNext, _, Some(keys)) if usize::from(made) < ROOTS => {
+                self.keepers[number].doing = Doing::WritesRoots(Keys { next: Some(made), ..keys });
+            }
+            (Step::Promote, _, Some(Keys { next: Some(next), .. })) => {
+                self.keepers[number].doing = Doing::WritesRoots(Keys { current: next, next: None });
+            }
+            (Step::Put(Put { plan, below, .. }), found, _) => {
+                let (root, is_old) = match (below, found) {
+                    (Some(below), _) => (number_of(below), false),
+                    (None, Secret::Sound(sig)) => (sig.root, sig.is_old),
+                    (None, Secret::Absent | Secret::Broken(_)) => return Ok(()),
+                };
+                let sig = Sig::wanted(&plan, root, is_old);
+                self.keepers[number].doing = Doing::WritesSigning { sig, is_new: below.is_some() };
+            }
+            (Step::Sign { alarm, .. }, Secret::Sound(sig), _) => {
+                return self.sign_with(number, sig, looked, alarm.as_ref(), defect);
+            }
+            (Step::Hold(_), _, _) => return self.hold(number, looked, clock, defect),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn sign_with(
+        &mut self,
+        number: usize,
+        sig: Sig,
+        looked: Looked,
+        alarm: Option<&Trouble>,
+        defect: Option<Defect>,
+    ) -> Result<(), Violation> {
+        let seen = sig.seen();
+        let found: Vec<Sha256> = (0..8).filter(|root| looked.bundle.roots & (1 << root) != 0).map(id).collect();
+        let mut bundle = Bundle::compare(&found, looked.bundle.marked.map(id), &seen);
+        if defect == Some(Defect::SignsBeforePublishing) && bundle == Bundle::Wrong {
+            bundle = Bundle::LacksNext;
+        }
+        let keeper = &mut self.keepers[number];
+        if bundle == Bundle::Wrong {
+            keeper.is_issuing = false;
+        } else {
+            let went_back = keeper.memory.is_some_and(|(before, _)| sig.number < before.number);
+            if went_back && !matches!(alarm, Some(Trouble::RolledBack { .. })) {
+                return Err(Violation::NumberBack);
+            }
+            keeper.memory = Some((sig, keeper.cache.map_or(0, |(_, age)| age)));
+            keeper.is_issuing = true;
+            self.sign(number, defect)?;
+        }
+        if bundle != Bundle::InOrder && looked.is_fresh {
+            let other = seen.plan.rotation.map_or(0, |rotation| 1 << number_of(rotation.other()));
+            self.keepers[number].doing =
+                Doing::WritesBundle(Published { roots: 1 << sig.root | other, marked: Some(sig.root) });
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, number: usize, looked: Looked, clock: Clock, defect: Option<Defect>) -> Result<(), Violation> {
+        let keeper = &mut self.keepers[number];
+        let Some((sig, age)) = &mut keeper.memory else { return Ok(()) };
+        let goes_on = may_go_on(&sig.seen(), looked.bundle.marked.map(id), timing(), clock)
+            || defect == Some(Defect::GoesOnWhateverOthersDid);
+        *age = keeper.cache.map_or(0, |(_, age)| age);
+        keeper.is_issuing = goes_on && looked.bundle.roots & (1 << sig.root) != 0;
+        self.sign(number, defect)
+    }
+}
+
+/// The product's own decision, with one guard less.
+fn spoilt(sight: &Sight<'_>, clock: Clock, defect: Option<Defect>) -> Step {
+    let mut sight = sight.clone();
+    let mut clock = clock;
+    let Some(defect) = defect else { return next_step(&sight, clock) };
+    let far = Duration::days(1);
+    let is_draining = |signing: &Signing| matches!(signing.plan.rotation, Some(Rotation::Drain { .. }));
+    match (defect, &sight.signing) {
+        (Defect::SignsWithoutDistributing, _) => {
+            sight.watched = far;
+            sight.timing.distribute = Duration::ZERO;
+        }
+        (Defect::WatchesNothing, _) => sight.watched = far,
+        (Defect::OverlooksTheMark, _) => sight.marked = None,
+        (Defect::RetiresEarly, Seen::Found(signing)) if is_draining(signing) => clock.slow += Duration::seconds(3),
+        (Defect::RetiresByTheClockThatJumped, _) => clock.slow = clock.now,
+        _ => {}
+    }
+    let step = next_step(&sight, clock);
+    // As if there were nothing to do, and whatever there is to tell were told.
+    let alarm = Some(Trouble::RolledBack { from: 1, to: 0 });
+    let nothing = Step::Sign { until: clock.now, alarm };
+    let before = match &sight.signing {
+        Seen::Found(signing) => Some(&signing.plan),
+        Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
+    };
+    match (defect, step) {
+        (Defect::NeverPrepares, Step::Put(Put { name: Name::Prepare, .. }))
+        | (Defect::NeverDistributes, Step::Put(Put { name: Name::Distribute, .. }))
+        | (Defect::NeverSigns, Step::Put(Put { name: Name::Sign, .. }))
+        | (Defect::NeverRetires, Step::Put(Put { name: Name::Retire, .. }))
+        | (
+            Defect::FollowsAnOldCopy | Defect::ForgetsTheRotationWithTheSecret,
+            Step::Put(Put { name: Name::Resume, .. }),
+        )
+        | (Defect::NeverPromotes, Step::Promote) => nothing,
+        (Defect::TellsNobodyOfAnOldCopy, Step::Sign { until, .. }) => Step::Sign { until, alarm: None },
+        (Defect::RenewsWithTheSameNumber, Step::Put(mut put)) if put.name == Name::Renew => {
+            put.plan.number = before.map_or(1, |before| before.number);
+            Step::Put(put)
+        }
+        (Defect::SwitchesWithTheSameNumber, Step::Put(mut put)) if put.name == Name::Sign => {
+            put.plan.number = before.map_or(1, |before| before.number);
+            Step::Put(put)
+        }
+        (Defect::ForgetsTheRotationWithTheSecret, Step::Put(mut put)) if put.name == Name::Issue => {
+            put.plan.rotation = None;
+            Step::Put(put)
+        }
+        (_, step) => step,
+    }
+}

@@ -1,0 +1,166 @@
+//! The rotation of the root, one step at a time: *Prepare* (the next root is made), *Distribute* (it is published beside the one
+//! that signs, and was read back), *Sign* (an issuing CA below it signs), *Drain* (that was read back; what was issued under the
+//! previous one lives out its life), *Retire* (the previous one is withdrawn, its key gone).
+//!
+//! The next root's key is in the root's Secret before its name is in the plan, and in the plan before it is in the bundle. The
+//! previous one's key goes before its name leaves the plan, and that before it leaves the bundle. So an old copy of one of the
+//! three is told by the others.
+
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    make::ROOT_LIFE,
+    plan::{Plan, Rotation},
+    state::{Clock, Held, HeldRoot, Name, Sight, Signing, Step, Wish, held, lasting, number_after, replace},
+    trouble::Trouble,
+};
+use crate::pace::Pace;
+
+/// How long the phases are.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long consumers have to learn of the next root.
+    pub distribute: Duration,
+    /// How much longer than the longest life the previous root drains.
+    pub margin: Duration,
+    /// What becomes of lives: whole but for tests.
+    pub pace: Pace,
+}
+
+impl Timing {
+    /// The phases at this pace.
+    pub fn at(pace: Pace) -> Self {
+        let paced = |wait| Duration::try_from(pace.of(wait)).unwrap_or(Duration::MAX);
+        Self { distribute: paced(DISTRIBUTE), margin: paced(MARGIN), pace }
+    }
+
+    /// How long a root drains under which lives of so many seconds were granted.
+    pub fn drain(self, longest: u32) -> Duration {
+        let life = self.pace.of(std::time::Duration::from_secs(u64::from(longest)));
+        Duration::try_from(life).unwrap_or(Duration::MAX).saturating_add(self.margin)
+    }
+}
+
+/// What happens next if nothing comes between, and when.
+pub fn next_event(signing: &Signing, wish: &Wish, timing: Timing) -> (Name, OffsetDateTime) {
+    let renewal = (Name::Renew, signing.renew_at);
+    if wish.is_paused {
+        return renewal;
+    }
+    let step = match signing.plan.rotation {
+        None if is_asked(&signing.plan, wish) => (Name::Prepare, OffsetDateTime::UNIX_EPOCH),
+        None => (Name::Prepare, signing.rotate_at),
+        Some(Rotation::Prepare { .. }) => (Name::Distribute, OffsetDateTime::UNIX_EPOCH),
+        Some(Rotation::Distribute { since, .. }) => (Name::Sign, since.saturating_add(timing.distribute)),
+        Some(Rotation::Sign { .. }) => (Name::Drain, OffsetDateTime::UNIX_EPOCH),
+        Some(Rotation::Drain { since, longest, .. }) => (Name::Retire, since.saturating_add(timing.drain(longest))),
+    };
+    if step.1 <= renewal.1 { step } else { renewal }
+}
+
+/// The step of the rotation that is due; else what stands against it, if anything does.
+pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
+    let Sight { wish, timing, .. } = sight;
+    if wish.is_paused {
+        return Err(None);
+    }
+    let stepped = match signing.plan.rotation {
+        None if is_asked(&signing.plan, wish) || clock.slow >= signing.rotate_at => prepare(signing, sight, clock),
+        Some(Rotation::Prepare { next }) if sight.bundle.is_some_and(|roots| roots.contains(&next)) => {
+            let rotation = Some(Rotation::Distribute { next, since: clock.fast });
+            Ok(replace(Name::Distribute, Plan { rotation, ..signing.plan.clone() }, None))
+        }
+        // Both clocks: this process's own shows that the API server was there to learn from all the while.
+        Some(Rotation::Distribute { since, .. })
+            if clock.slow >= since.saturating_add(timing.distribute) && sight.watched >= timing.distribute =>
+        {
+            switch(signing, sight, clock)
+        }
+        Some(Rotation::Sign { previous, longest }) => {
+            let rotation = Some(Rotation::Drain { previous, since: clock.fast, longest });
+            Ok(replace(Name::Drain, Plan { rotation, ..signing.plan.clone() }, None))
+        }
+        Some(Rotation::Drain { since, longest, .. }) if clock.slow >= since.saturating_add(timing.drain(longest)) => {
+            retire(signing, sight)
+        }
+        None | Some(Rotation::Prepare { .. } | Rotation::Distribute { .. } | Rotation::Drain { .. }) => {
+            return Err(None);
+        }
+    };
+    match stepped {
+        Err(None) => Ok(Step::ReadRoot),
+        other => other,
+    }
+}
+
+fn is_asked(plan: &Plan, wish: &Wish) -> bool {
+    wish.rotate.is_some() && wish.rotate != plan.asked
+}
+
+/// `Err(None)` from here on: the root's Secret has to be read first.
+fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
+    let Held { current, next } = held(&sight.root)?;
+    if next.is_some_and(|next| next.fingerprint == signing.root) {
+        return Ok(Step::Promote);
+    }
+    if current.fingerprint != signing.root {
+        return Err(Some(Trouble::RootsDiffer));
+    }
+    match next.filter(|next| is_new(*next, clock.now)) {
+        None => Ok(Step::MakeNext),
+        Some(next) => {
+            let rotation = Some(Rotation::Prepare { next: next.fingerprint });
+            let asked = sight.wish.rotate.clone().or_else(|| signing.plan.asked.clone());
+            Ok(replace(Name::Prepare, Plan { rotation, asked, ..signing.plan.clone() }, None))
+        }
+    }
+}
+
+/// One that was made long ago, for a rotation that did not come about, is not worth rotating to.
+fn is_new(root: HeldRoot, now: OffsetDateTime) -> bool {
+    now < root.not_after.saturating_sub(ROOT_LIFE).saturating_add(NEW)
+}
+
+fn switch(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
+    let Some(next) = signing.plan.rotation.and_then(Rotation::next) else { return Err(Some(Trouble::RootsDiffer)) };
+    let held = held(&sight.root)?;
+    let Some(root) = held.find(next) else {
+        // Nothing was signed under the one whose key is lost: another may take its place.
+        return Ok(match held.next.filter(|other| other.fingerprint != signing.root) {
+            None => Step::MakeNext,
+            Some(other) => {
+                let rotation = Some(Rotation::Prepare { next: other.fingerprint });
+                replace(Name::Prepare, Plan { rotation, ..signing.plan.clone() }, None)
+            }
+        });
+    };
+    lasting(root, clock.now).map_err(Some)?;
+    let previous = signing.root;
+    let plan = Plan {
+        number: number_after(signing.plan.number, sight.before),
+        rotation: Some(Rotation::Sign { previous, longest: signing.plan.longest }),
+        longest: sight.longest,
+        asked: signing.plan.asked.clone(),
+    };
+    Ok(replace(Name::Sign, plan, Some(next)))
+}
+
+fn retire(signing: &Signing, sight: &Sight<'_>) -> Result<Step, Option<Trouble>> {
+    let Held { current, next } = held(&sight.root)?;
+    if current.fingerprint == signing.root {
+        return Ok(replace(Name::Retire, Plan { rotation: None, ..signing.plan.clone() }, None));
+    }
+    if next.is_some_and(|next| next.fingerprint == signing.root) {
+        return Ok(Step::Promote);
+    }
+    Err(Some(Trouble::RootsDiffer))
+}
+
+/// A tenth of a root's life.
+const NEW: Duration = Duration::days(365);
+
+/// A kubelet shows pods a new root within 6 minutes at most; this leaves room for a node that was away for a while.
+const DISTRIBUTE: std::time::Duration = std::time::Duration::from_mins(15);
+
+/// A replica may sign for a minute after it last saw which CA signs. Another minute is for clocks that differ.
+const MARGIN: std::time::Duration = std::time::Duration::from_mins(2);

@@ -1,0 +1,88 @@
+//! What keeps a CA from going on as it should, and what to do about it.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+
+use super::load::LoadError;
+use crate::names::Sha256;
+
+/// What keeps the CA from going on, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The signing Secret is not as we wrote it.
+    SigningBroken(LoadError),
+    /// The root's Secret is not as we wrote it.
+    RootBroken(LoadError),
+    /// Certificates of a root are about, and its key is gone.
+    RootKeyLost,
+    /// The Secrets hold another root than the one that is trusted.
+    OtherRoot {
+        /// The one in the Secrets.
+        found: Sha256,
+    },
+    /// The Secret of the root holds another root than the signing Secret.
+    RootsDiffer,
+    /// An older issuing CA is back in the signing Secret.
+    RolledBack {
+        /// The number that was seen before.
+        from: u64,
+        /// The number now.
+        to: u64,
+    },
+    /// The root itself ends.
+    RootEnds(OffsetDateTime),
+    /// The issuing CA is not valid yet: somebody's clock is wrong.
+    NotYetValid(OffsetDateTime),
+}
+
+impl Trouble {
+    /// For metrics and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::SigningBroken(_) => "signing_secret_broken",
+            Self::RootBroken(_) => "root_secret_broken",
+            Self::RootKeyLost => "root_key_lost",
+            Self::OtherRoot { .. } => "other_root",
+            Self::RootsDiffer => "roots_differ",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::RootEnds(_) => "root_ends",
+            Self::NotYetValid(_) => "not_yet_valid",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SigningBroken(error) => write!(
+                out,
+                "the Secret of the issuing CA is not as Podmint wrote it: {error}; restore it, or delete it to have a new issuing CA \
+                 made under the same root"
+            ),
+            Self::RootBroken(error) => {
+                write!(out, "the Secret of the root is not as Podmint wrote it: {error}; restore it from a backup")
+            }
+            Self::RootKeyLost => out.write_str(
+                "the Secret of the root is gone while its certificates are trusted: restore it from a backup; Podmint does not make \
+                 another root beside certificates that live",
+            ),
+            Self::OtherRoot { found } => write!(
+                out,
+                "the Secrets hold the root {found}, and another one is trusted: somebody replaced them; restore them from a backup"
+            ),
+            Self::RootsDiffer => out.write_str(
+                "the Secret of the root holds another root than the one above the issuing CA: restore it from a backup",
+            ),
+            Self::RolledBack { from, to } => write!(
+                out,
+                "the Secret of the issuing CA went back from generation {from} to {to}: somebody restored an old copy; it is used, for \
+                 it is under the same root"
+            ),
+            Self::RootEnds(at) => write!(out, "the root ends at {at}"),
+            Self::NotYetValid(from) => {
+                write!(out, "the issuing CA is valid from {from}: the API server's clock is, or was, wrong")
+            }
+        }
+    }
+}

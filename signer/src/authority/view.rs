@@ -1,0 +1,89 @@
+//! What people see of a CA: its parts, where the rotation is, and what happens next.
+
+use time::OffsetDateTime;
+
+use super::{
+    load::Generation,
+    plan::STABLE,
+    rotation::{Timing, next_event},
+    state::{Name, Wish},
+};
+use crate::names::Sha256;
+
+/// What a part of the CA is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It signs certificates.
+    Issuing,
+    /// It is above the one that signs.
+    Root,
+    /// It is published, and will sign.
+    NextRoot,
+    /// It is published still, and signs no more.
+    PreviousRoot,
+}
+
+/// One certificate of the CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What it is there for.
+    pub role: Role,
+    /// Its subject, as RFC 4514 writes it.
+    pub subject: String,
+    /// Its subject key identifier.
+    pub key_identifier: String,
+    /// The SHA-256 of the certificate.
+    pub fingerprint: Sha256,
+    /// Its end.
+    pub not_after: OffsetDateTime,
+    /// Until when something can be issued under it.
+    pub usable_until: OffsetDateTime,
+}
+
+/// A CA as it was just seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// `stable`, or the phase of the rotation of the root.
+    pub phase: &'static str,
+    /// The number of the issuing CA.
+    pub number: u64,
+    /// Its parts.
+    pub parts: Vec<Shown>,
+    /// What happens next.
+    pub next: Name,
+    /// When. A time that is past means: at once.
+    pub next_at: OffsetDateTime,
+    /// Whether a rotation is kept from going on.
+    pub is_paused: bool,
+    /// The wish for a rotation that was granted last.
+    pub asked: Option<String>,
+}
+
+impl View {
+    /// Of this one.
+    pub fn of(generation: &Generation, wish: &Wish, timing: Timing) -> Self {
+        let plan = &generation.signing().plan;
+        let (next, next_at) = next_event(generation.signing(), wish, timing);
+        Self {
+            phase: plan.rotation.map_or(STABLE, super::plan::Rotation::phase),
+            number: plan.number,
+            parts: generation.shown(),
+            next,
+            next_at,
+            is_paused: wish.is_paused,
+            asked: plan.asked.clone(),
+        }
+    }
+}
+
+impl Role {
+    /// For the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuing => "issuing",
+            Self::Root => "root",
+            Self::NextRoot => "next root",
+            Self::PreviousRoot => "previous root",
+        }
+    }
+}
