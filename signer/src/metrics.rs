@@ -14,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::authority::plan::PHASES;
+
 /// All counters and gauges of one signer. All clones count together.
 #[derive(Clone)]
 pub struct Metrics {
@@ -194,6 +196,9 @@ impl Metrics {
         }
         for state in PLACES {
             drop(self.queue.get_or_create(&StateLabels { state }));
+        }
+        for phase in PHASES {
+            drop(self.rotation.get_or_create(&PhaseLabels { phase }));
         }
         drop(self.guard.get_or_create(&StateLabels { state: "unknown" }));
     }

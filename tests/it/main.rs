@@ -22,6 +22,7 @@ mod names;
 mod record;
 mod replicas;
 mod rights;
+mod rotate;
 mod trust;
 mod untouched;
 mod upgrade;
