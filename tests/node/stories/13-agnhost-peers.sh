@@ -1,33 +1,49 @@
-# upstream's mtlsserver knows our pods by their SPIFFE ID; its client wants a DNS name, which our certificates do not carry
+# upstream's mtlsserver and mtlsclient work with our certificates, by Service name, and with our echo pair, both ways
 # quiet
 
 namespace story-peers
-peer() { # NAME ARGUMENTS   an agnhost pod that runs upstream's program over our files
-  pod "$1" | sed "s#args: \[pause\]#args: [$2]#" | apply story-peers
+kube -n story-peers create serviceaccount caller >/dev/null
+examples=podmint.dev/podmint-examples:$(sed -n 's/^version: //p' "$chart/Chart.yaml") agnhost=podmint.dev/node/agnhost:1
+identity=spiffe://$trust_domain/ns/story-peers/sa
+# named NAME [KEY=VALUE …]   a pod whose certificate has the names of its Services
+named() { pod "$@" signer_name=podmint.dev/named; }
+# runs IMAGE COMMAND ARGUMENT …   a filter: the pod runs this
+runs() {
+  local image=$1 command=$2
+  shift 2
+  sed -e "s#$agnhost#$image#" -e "s#args: \[pause\]#command: [$command]\n      args: [$(printf '"%s", ' "$@")]#"
 }
 says() { kube -n story-peers logs "$1" 2>/dev/null | grep -qE "$2"; }
 
-peer server "mtlsserver, '--listen=0.0.0.0:8443', --server-creds=/identity/bundle.pem, --spiffe-trust-bundle=/identity/trust.pem"
-kube -n story-peers create serviceaccount caller >/dev/null
-pod caller account=caller | apply story-peers
-running story-peers server
-running story-peers caller
-has_identity story-peers caller caller
-address=$(kube -n story-peers get pod server -o jsonpath='{.status.podIP}')
-volume=$(volume_of story-peers caller)
+# A server of upstream's and one of ours, each behind a Service.
+for name in upstream ours; do kube -n story-peers create service clusterip $name --tcp=8443 >/dev/null; done
+named upstream | runs $agnhost /agnhost mtlsserver --listen=0.0.0.0:8443 --server-creds=/identity/bundle.pem --spiffe-trust-bundle=/identity/trust.pem | apply story-peers
+named ours | runs "$examples" /echo-server --credentials=/identity/bundle.pem --trust=/identity/trust.pem --trust-domain=$trust_domain \
+  --listen=0.0.0.0:8443 --allow="$identity/caller" | apply story-peers
+for name in upstream ours; do
+  running story-peers $name
+  names=$(file_of story-peers $name bundle.pem | openssl x509 -noout -ext subjectAltName)
+  for form in "DNS:$name.story-peers.svc" "DNS:$name.story-peers.svc.cluster.local" "URI:$identity/default"; do
+    grep -qE "$form(,|\$)" <<<"$names" || fail "the certificate of $name lacks $form: $names"
+  done
+done
 
-# The server's certificate by the roots in the caller's pod; the caller's by what the server says it saw.
-until_true 20 "upstream's server does not listen" inside curl -sk -o /dev/null "https://$address:8443/spiffe-echo"
-inside openssl s_client -connect "$address:8443" -CAfile "$volume/trust.pem" -verify_return_error -brief </dev/null >"$dir/tmp/said" 2>&1 ||
-  fail "the server's certificate does not verify: $(tail -1 "$dir/tmp/said")"
-call() { inside curl -sk "$@" "https://$address:8443/spiffe-echo"; }
-said=$(call)
+# Upstream's client: it goes by the Service name, and its server by the SPIFFE ID.
+fetch() { runs $agnhost /agnhost mtlsclient --fetch-url="https://$1.story-peers.svc.cluster.local:8443/spiffe-echo" --server-trust-bundle=/identity/trust.pem --client-cred-bundle=/identity/bundle.pem; }
+named fetches account=caller | fetch upstream | apply story-peers
+until_true 60 "upstream's client is not known by upstream's server" says fetches "Client Identity: $identity/caller"
+address=$(kube -n story-peers get pod upstream -o jsonpath='{.status.podIP}')
+said=$(inside curl -sk "https://$address:8443/spiffe-echo")
 [ "$said" = "SPIFFE client certificate authentication required" ] || fail "a caller without a certificate was told: $said"
-said=$(call --cert "$volume/bundle.pem" --key "$volume/bundle.pem")
-grep -qF "spiffe://$trust_domain/ns/story-peers/sa/caller" <<<"$said" || fail "upstream's server did not know the caller: $said"
 
-kube -n story-peers expose pod server --port 8443 >/dev/null
-peer client "mtlsclient, '--fetch-url=https://server.story-peers.svc.cluster.local:8443/spiffe-echo', --server-trust-bundle=/identity/trust.pem, --client-cred-bundle=/identity/bundle.pem"
-until_true 60 "upstream's client did not say that it wants a name" says client "not valid for any names|doesn't contain any (IP|DNS)|legacy Common Name"
-fact "upstream's client: $(kube -n story-peers logs client | grep -oE 'tls: .*|x509: .*' | tail -1)"
+# Theirs to ours, ours to theirs. One speaks HTTP and the other lines: they verify one another, and then do not understand what they hear.
+named visits account=caller | fetch ours | apply story-peers
+until_true 60 "our server does not meet upstream's client" says ours "talking to $identity/caller"
+named talks account=caller | runs "$examples" /echo-client --credentials=/identity/bundle.pem --trust=/identity/trust.pem --trust-domain=$trust_domain \
+  --connect=upstream.story-peers.svc.cluster.local:8443 --server-id="$identity/default" | apply story-peers
+until_true 60 "our client does not take upstream's server for what it is" says talks "the echo differs"
+named other account=caller | runs "$examples" /echo-client --credentials=/identity/bundle.pem --trust=/identity/trust.pem --trust-domain=$trust_domain \
+  --connect=upstream.story-peers.svc.cluster.local:8443 --server-id="$identity/another" | apply story-peers
+until_true 60 "our client takes upstream's server for another" says other "$identity/default.*not allowed"
+! says other "the echo differs" || fail "our client talks to a server that it does not expect"
 gone story-peers

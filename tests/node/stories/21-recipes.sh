@@ -1,11 +1,12 @@
-# nginx and PostgreSQL, from packages and as the recipes say, speak mTLS by the files of a pod and take up new ones
+# nginx and PostgreSQL, from packages and as the recipes say, are verified by Service name, know their callers, and take up new certificates
 
 # The programs are the node's, for no image has them. All else is the pod's: network, files, group.
 namespace story-recipes
 for name in web db caller; do kube -n story-recipes create serviceaccount $name >/dev/null; done
-pod web account=web | apply story-recipes
+for name in web db; do kube -n story-recipes create service clusterip $name --tcp=1 >/dev/null; done
+pod web account=web signer_name=podmint.dev/named | apply story-recipes
 # PostgreSQL's programs want a key that is theirs alone: one user, and no fsGroup.
-for name in db caller; do pod $name account=$name user=65534 group=none | apply story-recipes; done
+for name in db caller; do pod $name account=$name user=65534 group=none signer_name=podmint.dev/named | apply story-recipes; done
 at() { echo "$dir/tmp/recipes/$1"; }
 for name in web db caller; do
   running story-recipes $name
@@ -33,15 +34,17 @@ work=$(scratch nginx)
 {
   echo "daemon off; worker_processes 1; pid $work/pid; error_log $work/error.log; events {}"
   echo "http { access_log off; $(for kind in client_body proxy fastcgi uwsgi scgi; do echo "${kind}_temp_path $work/$kind;"; done)"
-  recipe nginx nginx web | sed 's#^}$#    location / { return 200 "$ssl_client_verify"; }\n}#'
+  recipe nginx nginx web | sed 's#^}$#    location / { return 200 "$ssl_client_verify $ssl_client_s_dn"; }\n}#'
   echo "}"
 } >"$work/nginx.conf"
 in_pod web "$(PATH=$PATH:/usr/sbin command -v nginx)" -c "$work/nginx.conf" -e "$work/error.log" -p "$work" >"$work/said" 2>&1 &
-# ask [ARGUMENT …]   speaks to nginx as the caller's roots allow
-ask() { printf 'GET / HTTP/1.0\r\n\r\n' | inside timeout 10 openssl s_client -quiet -verify_return_error -CAfile "$(at caller)/trust.pem" -connect "$(address web):8443" "$@" 2>&1; }
+# ask [ARGUMENT …]   speaks to nginx as the caller's roots and the Service's name allow
+ask() { printf 'GET / HTTP/1.0\r\n\r\n' | inside timeout 10 openssl s_client -quiet -verify_return_error -CAfile "$(at caller)/trust.pem" -verify_hostname web.story-recipes.svc -connect "$(address web):8443" "$@" 2>&1; }
 as_caller=(-cert "$(at caller)/bundle.pem" -cert_chain "$(at caller)/bundle.pem" -key "$(at caller)/bundle.pem")
-admitted() { ask "${as_caller[@]}" | grep -q '^SUCCESS'; }
+admitted() { ask "${as_caller[@]}" | grep -q '^SUCCESS CN=story-recipes/caller$'; }
 until_true 20 "nginx does not admit the caller" admitted
+said=$(ask "${as_caller[@]}" -verify_hostname web.other.svc) || true
+grep -qi 'hostname mismatch' <<<"$said" || fail "nginx is verified by a name that is not its own: $said"
 said=$(ask) || true
 grep -q 'No required SSL certificate was sent' <<<"$said" || fail "nginx says to a caller without a certificate: $said"
 
@@ -50,18 +53,25 @@ postgres=$(postgres_programs)
 work=$(scratch postgres)
 in_pod db "$postgres/initdb" --pgdata "$work/data" --username postgres --auth trust >"$work/said" 2>&1 || fail "initdb: $(tail -2 "$work/said")"
 recipe PostgreSQL conf db >>"$work/data/postgresql.conf"
-echo 'hostssl all all 0.0.0.0/0 trust clientcert=verify-ca' >"$work/data/pg_hba.conf"
+{ echo 'local all postgres trust' && recipe PostgreSQL hba db; } >"$work/data/pg_hba.conf"
 in_pod db "$postgres/postgres" -D "$work/data" -h 0.0.0.0 -k "$work" >"$work/said" 2>&1 &
-sql() { # STATEMENT [PARAMETER …]
+until_true 30 "PostgreSQL does not start: $(tail -2 "$work/said")" inside "$postgres/psql" -Xh "$work" -U postgres -c 'create role "story-recipes/caller" superuser login'
+sql() { # STATEMENT [PARAMETER …]   as the role that is called like the caller
   local statement=$1
   shift
-  in_pod caller env HOME="$work" "$postgres/psql" -XAtc "$statement" "host=$(address db) user=postgres dbname=postgres sslmode=verify-ca sslrootcert=$(at caller)/trust.pem $*" 2>&1
+  in_pod caller env HOME="$work" "$postgres/psql" -XAtc "$statement" \
+    "host=db.story-recipes.svc hostaddr=$(address db) dbname=postgres user=story-recipes/caller sslmode=verify-full sslrootcert=$(at caller)/trust.pem $*" 2>&1
 }
 as_client="sslcert=$(at caller)/bundle.pem sslkey=$(at caller)/bundle.pem"
 met() { sql 'select client_serial from pg_stat_ssl where pid = pg_backend_pid()' "$as_client"; }
-until_true 30 "PostgreSQL does not admit the caller" eval 'met | grep -qE "^[0-9]+$"'
-said=$(sql 'select 1') || true
-grep -q 'requires a valid client certificate' <<<"$said" || fail "PostgreSQL says to a caller without a certificate: $said"
+met | grep -qE '^[0-9]+$' || fail "PostgreSQL does not admit the caller: $(met)"
+for other in "" "$as_client user=postgres" "$as_client host=db.other.svc"; do
+  ! said=$(sql 'select 1' $other) || fail "PostgreSQL takes '$other'"
+  case $other:$said in
+    :*'requires a valid client certificate'* | *postgres:*'certificate authentication failed'* | *db.other.svc:*'does not match host name'*) ;;
+    *) fail "PostgreSQL refuses '$other' for another reason: $said" ;;
+  esac
+done
 
 # --- All three get other keys and certificates, and nobody starts anything anew but the kubelet.
 served() { inside timeout 10 openssl s_client -connect "$(address "$1"):$2" "${@:3}" </dev/null 2>/dev/null | openssl x509 -noout -serial; }
