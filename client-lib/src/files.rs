@@ -48,6 +48,11 @@ pub trait FileSource: fmt::Debug + Send + Sync {
     /// # Errors
     /// The folder, or its `..data`, is not there or may not be read.
     fn open(&self, place: &Place) -> io::Result<Box<dyn OpenFolder>>;
+
+    /// Whether inotify can tell of changes in these folders. A source that is no file system says no; the poll is enough.
+    fn has_events(&self) -> bool {
+        true
+    }
 }
 
 /// An open folder.

@@ -19,8 +19,13 @@
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     reason = "helpers of tests, made at run time: a failure is the test's failure"
 )]
+
+mod faults;
+
+pub use faults::{Clock, Fault, Faults};
 
 use crate::der;
 use rcgen::{

@@ -31,7 +31,8 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let mut retry = RETRIES.into_iter();
     loop {
         // First the watch, then the reading: what changes in between raises an event.
-        shared.set_watch(watch.renew(&folders(&shared)));
+        let mode = if shared.loader.files.has_events() { watch.renew(&folders(&shared)) } else { watch.end() };
+        shared.set_watch(mode);
         let retry_at = if reload(&shared).await {
             retry.next().and_then(|pause| Instant::now().checked_add(pause))
         } else {
@@ -118,6 +119,11 @@ impl Watch {
             | WatchFlags::ONLYDIR;
         let all = folders.iter().all(|folder| inotify::add_watch(events.get_ref(), folder, what).is_ok());
         if all { WatchMode::Inotify } else { WatchMode::Poll }
+    }
+
+    fn end(&mut self) -> WatchMode {
+        self.events = None;
+        WatchMode::Poll
     }
 
     /// Waits until something may have changed. For ever, if there is no inotify.

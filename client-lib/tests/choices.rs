@@ -4,12 +4,11 @@
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, aws, reckless_client, ring, shake, until};
-use podmint::testkit::{Authority, Issued};
+use kit::{DOMAIN, Pod, anyone, aws, reckless_client, ring, shake, until};
+use podmint::testkit::{Authority, Clock, Fault, Faults, Issued};
 use podmint::{Age, HandshakeError, PodIdentity, Refusal, Source, StartError, Updates};
 use rcgen::SanType;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -245,20 +244,6 @@ fn a_blocking_program_needs_no_runtime() {
     assert!(error.to_string().contains("/nowhere/b is missing"), "{error}");
 }
 
-/// A file system on which one file is mounted alone.
-#[derive(Debug)]
-struct SubPath;
-
-impl podmint::FileSource for SubPath {
-    fn locate(&self, path: &Path) -> podmint::Place {
-        podmint::Place { kind: podmint::PlaceKind::SubPath, ..podmint::Disk.locate(path) }
-    }
-
-    fn open(&self, place: &podmint::Place) -> std::io::Result<Box<dyn podmint::OpenFolder>> {
-        podmint::Disk.open(place)
-    }
-}
-
 #[tokio::test]
 async fn a_sub_path_and_a_frozen_volume_are_named() {
     let authority = Authority::new(DOMAIN);
@@ -267,16 +252,18 @@ async fn a_sub_path_and_a_frozen_volume_are_named() {
     std::fs::write(folder.path().join("trust.pem"), authority.trust()).unwrap();
     let source = Source::bundle(folder.path().join("bundle.pem"))
         .trust(DOMAIN.parse().unwrap(), folder.path().join("trust.pem"));
-    let identity = source.builder().provider(aws()).files(Arc::new(SubPath)).start().await.unwrap();
+    let faults = Faults::new();
+    faults.begin(Fault::SubPath);
+    let identity = source.builder().provider(aws()).files(faults.files()).start().await.unwrap();
     assert_eq!(identity.health().updates, Updates::NeverSubPath);
     assert!(!identity.health().is_good());
 
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let pod = Pod::with(&authority.issue_valid(CART, 0, 1000), &authority.trust());
     let identity = pod.builder().provider(aws()).clock(Arc::clone(&clock) as _).start().await.unwrap();
-    clock.by(700);
+    clock.differ_by(700);
     assert_eq!((identity.health().age, identity.health().updates), (Age::Due, Updates::Expected));
-    clock.by(850);
+    clock.differ_by(850);
     let health = identity.health();
     assert_eq!((health.age, health.updates), (Age::Overdue, Updates::Frozen));
     assert!(health.is_ready() && !health.is_good());

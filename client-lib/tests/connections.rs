@@ -10,8 +10,8 @@
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, name, reckless_client, shake, until};
-use podmint::testkit::Authority;
+use kit::{DOMAIN, Pod, anyone, name, reckless_client, shake, until};
+use podmint::testkit::{Authority, Clock};
 use podmint::{Acceptor, Authorizer, Ending, HandshakeError, PodIdentity, Stream};
 use std::io;
 use std::sync::Arc;
@@ -117,14 +117,14 @@ async fn a_connection_ends_with_its_peers_certificate() {
 #[tokio::test]
 async fn a_clock_that_jumps_ends_what_is_over() {
     let authority = Authority::new(DOMAIN);
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let pod = Pod::with(&authority.issue_valid("/ns/shop/sa/till", -60, 10 * 86_400), &authority.trust());
     let identity =
         pod.builder().clock(Arc::clone(&clock) as _).poll_interval(Duration::from_millis(50)).start().await.unwrap();
     let acceptor = identity.server(anyone()).acceptor().unwrap();
     let mut open = connect(&acceptor, &authority, &authority.trust(), "/ns/shop/sa/one").await;
     assert!(open.works().await);
-    clock.by(2 * 86_400);
+    clock.differ_by(2 * 86_400);
     assert_eq!(open.over().await, Ending::PeerExpires);
 }
 

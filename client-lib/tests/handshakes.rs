@@ -4,8 +4,8 @@
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, aws, issue_for, kubelet_keys, reckless_client, ring, server_says, shake};
-use podmint::testkit::Authority;
+use kit::{DOMAIN, Pod, anyone, aws, issue_for, kubelet_keys, reckless_client, ring, server_says, shake};
+use podmint::testkit::{Authority, Clock};
 use podmint::{Authorizer, HandshakeError, PodIdentity, Reason, Source};
 use rustls::client::Resumption;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ async fn resume(how: ShutOut, version: &'static rustls::SupportedProtocolVersion
     let (ours, theirs) = (Authority::new(DOMAIN), Authority::new(DOMAIN));
     let own = ours.issue_valid("/ns/shop/sa/till", -60, 10 * 86_400);
     let pod = Pod::with(&own, &format!("{}{}", ours.trust(), theirs.trust()));
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let identity = pod.builder().provider(aws()).clock(Arc::clone(&clock) as _).start().await.unwrap();
     let client = reckless_client(&theirs.issue("/ns/shop/sa/cart"));
     let mut greedy = rustls::ClientConfig::builder_with_provider(aws())
@@ -181,7 +181,7 @@ async fn resume(how: ShutOut, version: &'static rustls::SupportedProtocolVersion
             pod.write(&own, &ours.trust());
             identity.reload().await;
         }
-        ShutOut::Expiry => clock.by(2 * 86_400),
+        ShutOut::Expiry => clock.differ_by(2 * 86_400),
     }
     assert_eq!(attempt().await, Err(()), "{case}: a client that was shut out came in again");
 }
@@ -189,10 +189,10 @@ async fn resume(how: ShutOut, version: &'static rustls::SupportedProtocolVersion
 #[tokio::test]
 async fn an_expired_own_certificate_is_said_before_the_handshake() {
     let authority = Authority::new(DOMAIN);
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let identity = pod.builder().clock(Arc::clone(&clock) as _).start().await.unwrap();
-    clock.by(2 * 86_400);
+    clock.differ_by(2 * 86_400);
     let verdict = server_says(&identity, anyone(), &authority.issue_valid("/ns/shop/sa/cart", 0, 10 * 86_400)).await;
     assert!(matches!(verdict, Err(HandshakeError::OwnCredentialExpired)), "{verdict:?}");
 }
@@ -200,13 +200,13 @@ async fn an_expired_own_certificate_is_said_before_the_handshake() {
 #[tokio::test]
 async fn an_expired_peer_is_refused_to_the_second() {
     let authority = Authority::new(DOMAIN);
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let pod = Pod::with(&authority.issue_valid("/ns/shop/sa/till", -60, 10 * 86_400), &authority.trust());
     let identity = pod.builder().clock(Arc::clone(&clock) as _).start().await.unwrap();
     let client = authority.issue_valid("/ns/shop/sa/cart", -60, 3600);
-    clock.by(3500);
+    clock.differ_by(3500);
     server_says(&identity, anyone(), &client).await.unwrap();
-    clock.by(3601);
+    clock.differ_by(3601);
     match server_says(&identity, anyone(), &client).await {
         Err(HandshakeError::Refused(refusal)) => assert!(matches!(refusal.reason(), Reason::Expired(_))),
         other => panic!("expected a refusal, got {other:?}"),

@@ -10,13 +10,12 @@
 
 mod kit;
 
-use kit::{DOMAIN, Pod, Shifted, anyone, shake, until};
-use podmint::testkit::{Authority, Issued, Step, Volume};
-use podmint::{Age, Disk, EmptyTrust, FileSource, OpenFolder, OwnChain, Place, Source, StartError, Updates, WatchMode};
-use std::io;
+use kit::{DOMAIN, Pod, anyone, shake, until};
+use podmint::testkit::{Authority, Clock, Fault, Faults, Issued, Step, Volume};
+use podmint::{Age, EmptyTrust, OwnChain, Source, StartError, Updates, WatchMode};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -72,6 +71,35 @@ async fn the_poll_alone_is_enough() {
     let second = serial(&identity);
     Volume::new(&home).write(&[("bundle.pem", authority.issue(CART).bundle()), ("trust.pem", authority.trust())]);
     until("the replaced folder is followed", || serial(&identity) != second).await;
+}
+
+#[tokio::test]
+async fn without_events_the_poll_says_so_and_follows() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue(CART), &authority.trust());
+    let faults = Faults::new();
+    faults.begin(Fault::NoEvents);
+    let often = Duration::from_millis(20);
+    let identity = pod.builder().files(faults.files()).poll_interval(often).start().await.unwrap();
+    let first = serial(&identity);
+    pod.write(&authority.issue(CART), &authority.trust());
+    until("the poll has seen it", || serial(&identity) != first).await;
+    assert_eq!(identity.health().watch, WatchMode::Poll);
+    // inotify is there again: the next poll takes it up.
+    faults.end(Fault::NoEvents);
+    until("there are events", || identity.health().watch == WatchMode::Inotify).await;
+}
+
+#[tokio::test]
+async fn a_file_cut_short_is_not_taken() {
+    let authority = Authority::new(DOMAIN);
+    let pod = Pod::with(&authority.issue(CART), &authority.trust());
+    let faults = Faults::new();
+    let identity = pod.builder().files(faults.files()).poll_interval(NEVER).start().await.unwrap();
+    faults.begin(Fault::Partial);
+    let health = identity.reload().await;
+    assert_eq!(health.problems.iter().map(|problem| problem.reason).collect::<Vec<_>>(), ["pem", "pem"]);
+    assert_eq!(identity.snapshot().generation(), 1);
 }
 
 #[tokio::test]
@@ -239,7 +267,7 @@ async fn a_first_chain_that_our_own_roots_do_not_know_is_better_than_none() {
 #[tokio::test]
 async fn the_age_of_a_certificate_is_told_before_it_ends() {
     let authority = Authority::new(DOMAIN);
-    let clock = Arc::new(Shifted::default());
+    let clock = Clock::new();
     let pod = Pod::with(&authority.issue_valid(CART, 0, 3000), &authority.trust());
     let identity = pod.builder().clock(Arc::clone(&clock) as _).poll_interval(NEVER).start().await.unwrap();
     for (seconds, age, updates) in [
@@ -248,7 +276,7 @@ async fn the_age_of_a_certificate_is_told_before_it_ends() {
         (2500, Age::Overdue, Updates::Frozen),
         (3100, Age::Expired, Updates::Frozen),
     ] {
-        clock.by(seconds);
+        clock.differ_by(seconds);
         let health = identity.health();
         assert_eq!((health.age, health.updates), (age, updates), "after {seconds} s");
         assert_eq!(health.is_ready(), age != Age::Expired);
@@ -311,100 +339,15 @@ async fn a_new_root_is_found_in_the_handshake_that_needs_it() {
     let (old, new) = (Authority::new(DOMAIN), Authority::new(DOMAIN));
     let issued = old.issue(CART);
     let pod = Pod::with(&issued, &old.trust());
-    // Nothing looks but the handshake: no events for a file that hides behind a link, and no poll.
-    let hidden = Source::bundle(pod.folder.path().join("bundle.pem"))
-        .trust(DOMAIN.parse().unwrap(), pod.folder.path().join("trust.pem"));
-    let silent = Arc::new(Muted(pod.folder.path().join("nowhere")));
-    let identity = hidden.builder().files(silent).poll_interval(NEVER).start().await.unwrap();
+    // Nothing looks but the handshake: no events and no poll.
+    let faults = Faults::new();
+    faults.begin(Fault::NoEvents);
+    let identity = pod.builder().files(faults.files()).poll_interval(NEVER).start().await.unwrap();
     until("the first loads are over", || identity.health().loads > 1).await;
     pod.write(&issued, &format!("{}{}", old.trust(), new.trust()));
     assert_eq!(identity.snapshot().generation(), 1);
     kit::server_says(&identity, anyone(), &new.issue("/ns/shop/sa/till")).await.unwrap();
     assert_eq!(identity.snapshot().generation(), 2);
-}
-
-/// Files in a folder that no watch can find.
-#[derive(Debug)]
-struct Muted(std::path::PathBuf);
-
-impl FileSource for Muted {
-    fn locate(&self, path: &Path) -> Place {
-        Place { folder: self.0.clone(), name: path.into(), kind: podmint::PlaceKind::Plain }
-    }
-
-    fn open(&self, place: &Place) -> io::Result<Box<dyn OpenFolder>> {
-        let real = Disk.locate(&place.name);
-        Disk.open(&real).map(|open| Box::new(Renamed(open)) as Box<dyn OpenFolder>)
-    }
-}
-
-#[derive(Debug)]
-struct Renamed(Box<dyn OpenFolder>);
-
-impl OpenFolder for Renamed {
-    fn read(&self, name: &Path, limit: usize) -> io::Result<podmint::Contents> {
-        self.0.read(Path::new(name.file_name().unwrap()), limit)
-    }
-
-    fn written(&self) -> Option<rustls_pki_types::UnixTime> {
-        self.0.written()
-    }
-}
-
-/// Does steps of a write at a chosen moment of a reading.
-struct Interleaved {
-    /// At which of the reader's steps the writer acts.
-    at: usize,
-    reader: AtomicUsize,
-    act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl std::fmt::Debug for Interleaved {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Interleaved")
-    }
-}
-
-impl Interleaved {
-    fn step(&self) {
-        if self.reader.fetch_add(1, Ordering::SeqCst) == self.at
-            && let Some(act) = self.act.lock().unwrap().take()
-        {
-            act();
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Seam(Arc<Interleaved>);
-
-impl FileSource for Seam {
-    fn locate(&self, path: &Path) -> Place {
-        let place = Disk.locate(path);
-        self.0.step();
-        place
-    }
-
-    fn open(&self, place: &Place) -> io::Result<Box<dyn OpenFolder>> {
-        let open = Disk.open(place)?;
-        self.0.step();
-        Ok(Box::new(SeamFolder(open, self.clone())))
-    }
-}
-
-#[derive(Debug)]
-struct SeamFolder(Box<dyn OpenFolder>, Seam);
-
-impl OpenFolder for SeamFolder {
-    fn read(&self, name: &Path, limit: usize) -> io::Result<podmint::Contents> {
-        let contents = self.0.read(name, limit);
-        self.1.0.step();
-        contents
-    }
-
-    fn written(&self) -> Option<rustls_pki_types::UnixTime> {
-        self.0.written()
-    }
 }
 
 /// For each step of the reader and each run of the writer's steps: the pair that is published matches, and it is the last one in the end.
@@ -428,19 +371,16 @@ async fn no_interleaving_of_writer_and_reader_publishes_a_torn_pair() {
             }
             let happened = Arc::new(AtomicUsize::new(0));
             let seen = Arc::clone(&happened);
-            let seam = Seam(Arc::new(Interleaved {
-                at,
-                reader: AtomicUsize::new(0),
-                act: Mutex::new(Some(Box::new(move || {
-                    writing.finish();
-                    seen.store(1, Ordering::SeqCst);
-                }))),
-            }));
+            let faults = Faults::new();
+            faults.after_steps(at, move || {
+                writing.finish();
+                seen.store(1, Ordering::SeqCst);
+            });
             let path = |name: &str| folder.path().join(name);
             let identity = Source::key_and_chain(path("key.pem"), path("chain.pem"))
                 .trust(DOMAIN.parse().unwrap(), path("trust.pem"))
                 .builder()
-                .files(Arc::new(seam))
+                .files(faults.files())
                 .poll_interval(NEVER)
                 .start_timeout(Duration::ZERO)
                 .start()

@@ -13,7 +13,6 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
 
@@ -164,23 +163,6 @@ impl ServerCertVerifier for Reckless {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         aws().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The real clock, moved by a number of seconds.
-#[derive(Debug, Default)]
-pub(crate) struct Shifted(AtomicI64);
-
-impl Shifted {
-    pub(crate) fn by(&self, seconds: i64) {
-        self.0.store(seconds, Ordering::SeqCst);
-    }
-}
-
-impl rustls::time_provider::TimeProvider for Shifted {
-    fn current_time(&self) -> Option<UnixTime> {
-        let now = UnixTime::now().as_secs();
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add_signed(self.0.load(Ordering::SeqCst)))))
     }
 }
 
