@@ -12,6 +12,7 @@
 mod bind;
 mod doctor;
 mod down;
+mod explain;
 mod forge;
 mod guard;
 mod hold;

@@ -77,6 +77,15 @@ impl SeenServices {
     }
 }
 
+/// The Services of one namespace as they are now, for those who ask once.
+pub(crate) async fn of_namespace(calls: &Calls, namespace: &Namespace) -> Result<Services, CallError> {
+    let page: Page = calls.get(&format!("/api/v1/namespaces/{namespace}/services")).await?;
+    let mut services = Services::default();
+    let read = |item: &RawValue| serde_json::from_str::<Object>(item.get()).ok().and_then(Object::service);
+    page.items.unwrap_or_default().iter().filter_map(|item| read(item)).for_each(|service| services.set(service));
+    Ok(services)
+}
+
 /// Why there is no more to hear.
 enum End {
     /// As every watch does in the end: go on from the last event.

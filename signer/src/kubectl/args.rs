@@ -21,6 +21,10 @@ pub enum Command {
     /// Exit status: 0 when nothing is broken, 1 when something is, 2 when nothing that was seen is broken but something could not
     /// be looked at. Nothing is changed: what has to be tried is tried as a dry run.
     Doctor(DoctorArguments),
+    /// Say whether a pod would get a certificate, with which names and by which rule; or what holds or denies it.
+    ///
+    /// Exit status: 0 when each source of the pod gets its certificate, 1 when one does not, 2 when something could not be read.
+    Explain(ExplainArguments),
     /// Print the admission guard as it is to be applied: `kubectl podmint guard | kubectl apply -f -`.
     Guard(InstallationArguments),
 }
@@ -34,6 +38,38 @@ pub struct DoctorArguments {
     /// Which installation.
     #[command(flatten)]
     pub installation: InstallationArguments,
+    /// For people or for machines.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Which pod, and by which configuration.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The pod, as pod/NAME.
+    #[arg(value_name = "POD", required_unless_present = "filename")]
+    pub pod: Option<String>,
+    /// A manifest of a pod that is not there yet.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "pod")]
+    pub filename: Option<PathBuf>,
+    /// Namespace of the pod; default is the manifest's, or that of the context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// A file with PodSigners to go by, in place of those in the cluster: what would it change?
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Domain of all signer names of this installation.
+    #[arg(long, value_name = "DOMAIN", default_value = "podmint.dev")]
+    pub signer_domain: String,
+    /// Namespace that the signer runs in.
+    #[arg(long, value_name = "NAMESPACE", default_value = "podmint-system")]
+    pub signer_namespace: String,
+    /// DNS domain of the cluster.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
     /// For people or for machines.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod doctor;
+pub mod explain;
 
 use crate::{
     cluster::guard,

@@ -38,6 +38,16 @@ impl Answer {
         }
     }
 
+    /// For people: why, and what to change.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Issue(issued) => issued.words().called(),
+            Self::Deny(denial) => denial.to_string(),
+            Self::Hold(hold) => hold.to_string(),
+            Self::Fault(fault) => fault.to_string(),
+        }
+    }
+
     /// For metrics and logs: why.
     pub fn label(&self) -> &'static str {
         match self {

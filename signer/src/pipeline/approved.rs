@@ -246,6 +246,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_decision_costs() {
+        for count in [10, 1_000] {
+            let signer = changed(|signer| {
+                let mut rules = vec![signer.allow[0].clone(); count];
+                let others = rules.iter_mut().rev().skip(1);
+                others.for_each(|rule| rule.service_accounts = [Pattern::parse("other-*").unwrap()].into());
+                signer.allow = rules.into();
+            });
+            let verified: Vec<Verified> = (0..100).map(|_| verified()).collect();
+            let begin = std::time::Instant::now();
+            verified.into_iter().for_each(|verified| drop(Approved::admit(verified, &signer).unwrap()));
+            println!("{count} rules: {:?} each", begin.elapsed() / 100);
+        }
+    }
+
+    #[test]
     fn a_suspended_signer_and_another_signer_hold() {
         assert!(matches!(held(&changed(|signer| signer.suspend = true)), Hold::Suspended { .. }));
         let other = changed(|signer| signer.signer_name = SignerName::parse("podmint.dev/other").unwrap());

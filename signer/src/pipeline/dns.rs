@@ -4,6 +4,8 @@
 //! There is no `<service>.<namespace>` without `svc`: the issuing CA may sign for names below `svc` and the cluster domain only,
 //! since a two-part name could be anybody's in the world outside.
 
+use std::fmt;
+
 use super::{
     asked::{ADD_POD_FQDN, Asked, DNS_NAMES, SERVICE_NAMES},
     filled::fill,
@@ -37,6 +39,19 @@ pub enum Because {
     Template(Template),
     /// The rule names it word for word.
     Rule,
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(out, "Service {service} selects the pod"),
+            Self::Hostname(hostname, service) => {
+                write!(out, "the pod's hostname is {hostname}, its subdomain Service {service}, which selects it")
+            }
+            Self::Template(template) => write!(out, "by {template}"),
+            Self::Rule => out.write_str("the rule names it"),
+        }
+    }
 }
 
 /// All that the wording asks for and the facts justify, in the order of the wording; then what the pod asks for and is granted.

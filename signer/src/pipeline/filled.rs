@@ -1,6 +1,6 @@
 //! A template and the facts of a verified pod come in, a text comes out: of a SPIFFE ID, a DNS name or a field of the subject.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use super::{asked::Asked, refusal::Hold, verified::Verified};
 use crate::{
@@ -30,6 +30,15 @@ impl Subject {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.fields().next().is_none()
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { organization, organizational_unit, common_name } = self;
+        let fields = [("O", organization), ("OU", organizational_unit), ("CN", common_name)];
+        let fields = fields.into_iter().filter_map(|(key, text)| Some(format!("{key}={}", text.as_ref()?)));
+        out.write_str(&fields.collect::<Vec<_>>().join(", "))
     }
 }
 

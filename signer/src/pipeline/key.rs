@@ -102,6 +102,11 @@ impl PublicKey {
         Ok(Self { kind, spki: spki.into(), hash: Sha256::of(spki) })
     }
 
+    /// A key that nobody has, for what would be decided of one of this kind. It cannot be certified: it has no bytes.
+    pub(crate) fn of_nobody(kind: KeyType) -> Self {
+        Self { kind, spki: Box::default(), hash: Sha256::of(&[]) }
+    }
+
     /// The kind.
     pub fn kind(&self) -> KeyType {
         self.kind

@@ -147,6 +147,18 @@ impl fmt::Debug for Profile {
 }
 
 impl Words {
+    /// All names, as OpenSSL writes them and in the order of the certificate, each with its reason.
+    pub fn listed(&self) -> Vec<(String, String)> {
+        let uri = self.uri.iter().map(|uri| (format!("URI:{uri}"), "by namespace and ServiceAccount".to_owned()));
+        let dns = self.dns_names.iter().map(|DnsWord { name, because, asked_by }| {
+            let asked = asked_by.map_or_else(String::new, |annotation| format!(", asked for by {annotation}"));
+            (format!("DNS:{name}"), format!("{because}{asked}"))
+        });
+        let addresses =
+            self.ip_addresses.iter().map(|address| (format!("IP:{address}"), "the pod's address".to_owned()));
+        uri.chain(dns).chain(addresses).collect()
+    }
+
     /// What to call it in a line of a log: the SPIFFE ID, else the first other name.
     pub fn called(&self) -> String {
         let dns = || self.dns_names.first().map(|word| word.name.to_string());
