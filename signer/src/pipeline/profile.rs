@@ -97,6 +97,13 @@ impl Profile {
                 "no Service selects it, it has no address yet, and there is nothing else to name it by".to_owned();
             return Err(Hold::NoSuchName { field: "dnsNames", problem });
         }
+        if let Some(name) = subject.common_name.as_deref().filter(|name| dns_names.is_empty() && looks_like_host(name))
+        {
+            let problem = format!(
+                "without a DNS name beside it, OpenSSL takes {name:?} for a host name, which the CA may not sign for: write a slash for the dot"
+            );
+            return Err(Hold::NoSuchName { field: "subject.commonName", problem });
+        }
         let ends_first = Hold::AuthorityEndsFirst { usable_until };
         let (not_before, not_after) = times(longest(&approved), usable_until, now).ok_or_else(|| ends_first.clone())?;
         let begin_refresh_at = match &*ip_addresses {
@@ -166,6 +173,12 @@ impl Words {
         let subject = || self.subject.fields().last().map(|(_, text)| text.to_owned());
         self.uri.clone().or_else(dns).or_else(address).or_else(subject).unwrap_or_default()
     }
+}
+
+/// To OpenSSL, which then holds it against the constraints of the CA.
+fn looks_like_host(common_name: &str) -> bool {
+    common_name.contains('.')
+        && common_name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
 }
 
 fn wants_addresses(approved: &Approved) -> bool {
@@ -286,6 +299,23 @@ mod tests {
         };
         assert_eq!(decided(&["front"]).as_deref(), Ok("front.shop.svc"));
         assert!(matches!(decided(&[]), Err(Hold::NoSuchName { .. })));
+    }
+
+    #[test]
+    fn a_common_name_that_openssl_takes_for_a_host_name_is_held_unless_there_is_a_dns_name() {
+        let decided = |separator: &str, services: &[&str]| {
+            let signer = config_with(&format!(
+                "profile: {{dnsNames: [services], subject: {{commonName: '{{namespace}}{separator}{{serviceAccount}}'}}}}"
+            ));
+            let mut seen = honest();
+            seen.services = Some(services.iter().map(|name| ServiceName::parse(name).unwrap()).collect());
+            let approved = Approved::admit(Verified::check(seen).unwrap(), &signer).unwrap();
+            Profile::decide(approved, FAR, NOW, serial()).map(|profile| profile.words().subject.common_name.clone())
+        };
+        let held = decided(".", &[]).unwrap_err().to_string();
+        assert!(held.contains("subject.commonName") && held.contains("\"shop.cart\""), "{held}");
+        assert_eq!(decided("/", &[]).unwrap().as_deref(), Some("shop/cart"));
+        assert_eq!(decided(".", &["front"]).unwrap().as_deref(), Some("shop.cart"));
     }
 
     #[test]
