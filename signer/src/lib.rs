@@ -19,7 +19,8 @@
 //!   answers, keeps the CA's Secrets and the trust bundle, and sees that the admission guard is there. Time is the API server's.
 //! - `controller` keeps the unanswered requests: fair between namespaces, as many at a time as the API server takes, each looked
 //!   at again when what holds it changes.
-//! - [`authority`] owns the CA key. It signs only with proof that the root was just read back from the API server.
+//! - [`authority`] owns the CA key. It signs only with proof that the root was just read back from the API server, and for a minute
+//!   after it was last read which CA signs. It rotates its root by itself.
 //! - [`audit`] writes one line before an answer is published and one with what became of it. What is not recorded cannot be
 //!   published.
 //! - [`metrics`] and `health` tell others; [`pace`] is how long waits are.

@@ -80,7 +80,9 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
             let rotation = Some(Rotation::Drain { previous, since: clock.fast, longest });
             Ok(replace(Name::Drain, Plan { rotation, ..signing.plan.clone() }, None))
         }
-        Some(Rotation::Drain { since, longest, .. }) if clock.slow >= since.saturating_add(timing.drain(longest)) => {
+        Some(Rotation::Drain { previous, since, longest })
+            if clock.slow >= since.saturating_add(timing.drain(longest)) || wish.withdraw == Some(previous) =>
+        {
             retire(signing, sight)
         }
         None | Some(Rotation::Prepare { .. } | Rotation::Distribute { .. } | Rotation::Drain { .. }) => {

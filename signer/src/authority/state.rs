@@ -125,6 +125,8 @@ pub struct Wish {
     pub rotate: Option<String>,
     /// Begin no rotation, and let none take a step that anybody would notice.
     pub is_paused: bool,
+    /// Withdraw this previous root now, whatever lives under it: its key is stolen.
+    pub withdraw: Option<Sha256>,
 }
 
 /// Three readings of one moment. What is written down is the later one, what is waited for goes by the earlier one: so no jump of

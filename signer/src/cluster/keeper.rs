@@ -607,7 +607,11 @@ fn load(secret: &Secret) -> Result<Arc<Generation>, LoadError> {
 /// What an administrator wrote on the signing Secret. Whatever replaces its data leaves that as it is.
 fn wish(secret: &Secret) -> Wish {
     let word = |name: &str| secret.metadata.annotations.as_ref()?.get(name).filter(|word| !word.is_empty()).cloned();
-    Wish { rotate: word(ROTATE), is_paused: word(PAUSE).is_some_and(|word| word == "true") }
+    Wish {
+        rotate: word(ROTATE),
+        is_paused: word(PAUSE).is_some_and(|word| word == "true"),
+        withdraw: word(WITHDRAW).and_then(|word| Sha256::parse(&word)),
+    }
 }
 
 fn issuer(generation: &Arc<Generation>, read_back: &str, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
@@ -633,6 +637,8 @@ const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Dur
 const MOST_STEPS: u32 = 16;
 /// Annotation of the signing Secret: rotate the root, once for each new value.
 pub(crate) const ROTATE: &str = "podmint.dev/rotate";
+/// Annotation of the signing Secret: the fingerprint of a previous root that is to be withdrawn before it has drained.
+pub(crate) const WITHDRAW: &str = "podmint.dev/withdraw-root";
 /// Annotation of the signing Secret: `true` keeps a rotation where it is.
 pub(crate) const PAUSE: &str = "podmint.dev/pause-rotation";
 

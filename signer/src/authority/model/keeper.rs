@@ -299,7 +299,7 @@ impl World {
             Secret::Absent | Secret::Broken(_) => None,
         };
         let before = keeper.memory.map(|(sig, _)| Before::of(&sig.seen()));
-        let wish = Wish { rotate: wish(self.wish), is_paused: false };
+        let wish = Wish { rotate: wish(self.wish), ..Wish::default() };
         let sight = Sight {
             signing: match (&signing, looked.signing) {
                 (Some(signing), _) => Seen::Found(signing),

@@ -18,7 +18,7 @@ impl Scene {
         let another = make::root(&makings(&signer(), &domains(), NOW)).unwrap();
         let roots = root().with_next(another);
         let generation = below(&roots, 4);
-        Self { roots, generation, wish: Wish { rotate: Some("once".to_owned()), is_paused: false } }
+        Self { roots, generation, wish: Wish { rotate: Some("once".to_owned()), ..Wish::default() } }
     }
 
     fn old(&self) -> Sha256 {
@@ -183,6 +183,23 @@ impl Scene {
         self.take(&Put { name: Name::Sign, plan, below: Some(next), write: Write::Replace });
         self
     }
+}
+
+#[test]
+fn a_root_whose_key_is_stolen_is_withdrawn_when_its_administrator_says_so() {
+    let scene = Scene::new().at_drain(NOW);
+    let both = [scene.old(), scene.new_root()];
+    let withdraws = |root| {
+        let wish = Wish { withdraw: Some(root), ..scene.wish.clone() };
+        step(&Sight { wish: &wish, ..scene.sight(&both) }, NOW)
+    };
+    assert!(waits(&step(&scene.sight(&both), NOW)));
+    assert!(waits(&withdraws(scene.new_root())), "not the one that signs");
+    assert_eq!(withdraws(scene.old()), Step::Promote);
+    // Nobody knows the next one yet: before it signs there is nothing to withdraw the old one for.
+    let early = Scene::new().at_distribute(NOW);
+    let wish = Wish { withdraw: Some(early.old()), ..early.wish.clone() };
+    assert!(waits(&step(&Sight { wish: &wish, ..early.sight(&both) }, NOW)));
 }
 
 #[test]
