@@ -145,7 +145,7 @@ impl Controller {
             && let Some(uid) = self.queue.take(age, now)
         {
             let Some(item) = self.queue.get(&uid) else { continue };
-            let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job()));
+            let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(now)));
             self.flying.insert(handle.id(), uid);
             room = room.saturating_sub(1);
         }

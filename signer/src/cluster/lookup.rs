@@ -1,14 +1,18 @@
-//! Reads what a claim names: the pod, its ServiceAccount and its node. Nothing is judged here, and nothing is remembered: a fact
-//! is as old as the one call that brought it.
+//! Reads what a claim names: the pod, its ServiceAccount and its node. Nothing is judged here.
+//!
+//! A pod is read for each request. A burst names few ServiceAccounts, nodes and namespaces many times: what the API server's cache has shown of
+//! one serves all requests that stood in line when the read began, for which it is no older than a read of their own could be. It may
+//! only accept: where it does not fit, all three are read anew by quorum.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared, WeakShared},
+    future::{BoxFuture, Shared},
 };
 use serde::de::DeserializeOwned;
 
@@ -30,21 +34,23 @@ pub(crate) struct LookupError {
 #[derive(Clone)]
 pub(crate) struct Lookup {
     calls: Calls,
-    accounts: Flights<ServiceAccountFacts>,
-    nodes: Flights<NodeFacts>,
-    namespaces: Flights<NamespaceFacts>,
+    accounts: Recent<ServiceAccountFacts>,
+    nodes: Recent<NodeFacts>,
+    namespaces: Recent<NamespaceFacts>,
 }
 
 impl Lookup {
     pub(crate) fn new(calls: Calls) -> Self {
-        Self { calls, accounts: Flights::default(), nodes: Flights::default(), namespaces: Flights::default() }
+        Self { calls, accounts: Recent::default(), nodes: Recent::default(), namespaces: Recent::default() }
     }
 
-    /// Sets the facts beside the claim, all read with the same care; the namespace's where they count.
+    /// Sets the facts beside the claim, all read with the same care, of a request that stood in line `since` then; the namespace's
+    /// where they count.
     pub(crate) async fn observe(
         &self,
         claim: Arc<Claim>,
         freshness: Freshness,
+        since: Instant,
         wants_namespace: bool,
     ) -> Result<Observed, LookupError> {
         let namespace = &claim.target.namespace;
@@ -56,7 +62,7 @@ impl Lookup {
                 return Ok(None);
             }
             let path = format!("/api/v1/namespaces/{namespace}");
-            let read = self.namespaces.join(path, freshness, |path| {
+            let read = self.namespaces.read(path, freshness, since, |path| {
                 read::<Bare, NamespaceFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             });
             Ok(match read.await? {
@@ -66,11 +72,11 @@ impl Lookup {
         };
         let (pod, service_account, node, its_namespace) = tokio::try_join!(
             read::<Pod, PodFacts>(self.calls.clone(), pod, freshness, Part::Whole),
-            self.accounts.join(account, freshness, |path| {
+            self.accounts.read(account, freshness, since, |path| {
                 read::<Bare, ServiceAccountFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             }),
             // A Node lists every image it has: tens of kilobytes that say nothing here.
-            self.nodes.join(node, freshness, |path| {
+            self.nodes.read(node, freshness, since, |path| {
                 read::<Bare, NodeFacts>(self.calls.clone(), path, freshness, Part::Metadata).boxed()
             }),
             its_namespace,
@@ -96,97 +102,167 @@ async fn read<O: DeserializeOwned, T: From<O>>(
     }
 }
 
-/// Calls on their way. A burst of requests from one node asks for that node once at a time, not once for each: whoever comes
-/// while the answer is under way waits for the same one. An answer that has come is never used again.
-struct Flights<T>(Arc<Mutex<HashMap<Flight, WeakShared<Answer<T>>>>>);
+/// Reads of the last second, answered or on their way. No more is kept than was read within it, which is at most one for each
+/// request that was looked at.
+struct Recent<T>(Arc<Mutex<Readings<T>>>);
 
-type Flight = (String, Freshness);
+struct Readings<T> {
+    by_path: HashMap<Arc<str>, Reading<T>>,
+    /// In the order of their beginning, those that were replaced since as well.
+    begun: VecDeque<(Instant, Arc<str>)>,
+}
+
+struct Reading<T> {
+    begun: Instant,
+    answer: Shared<Answer<T>>,
+}
+
 type Answer<T> = BoxFuture<'static, Result<Fact<T>, LookupError>>;
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    async fn join(
+impl<T: Clone + Send + Sync + 'static> Recent<T> {
+    async fn read(
         &self,
         path: String,
         freshness: Freshness,
+        since: Instant,
         begin: impl FnOnce(String) -> Answer<T>,
     ) -> Result<Fact<T>, LookupError> {
-        // A quorum read is asked for because something looked wrong: it must begin after that was seen.
-        if freshness == Freshness::Quorum {
-            return begin(path).await;
+        match freshness {
+            // Asked for because something looked wrong: it must begin after that was seen.
+            Freshness::Quorum => begin(path).await,
+            Freshness::Cached => self.share(path, since, Instant::now(), begin).await,
         }
-        let flight = (path.clone(), freshness);
-        let answer = {
-            let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match under_way.get(&flight).and_then(WeakShared::upgrade).filter(|answer| answer.peek().is_none()) {
-                Some(answer) => answer,
-                None => {
-                    let answer: Shared<Answer<T>> = begin(path).shared();
-                    if let Some(weak) = answer.downgrade() {
-                        under_way.insert(flight.clone(), weak);
-                    }
-                    answer
-                }
-            }
-        };
-        let fact = answer.await;
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.get(&flight).is_some_and(|weak| weak.upgrade().is_none_or(|answer| answer.peek().is_some())) {
-            under_way.remove(&flight);
+    }
+
+    fn share(
+        &self,
+        path: String,
+        since: Instant,
+        now: Instant,
+        begin: impl FnOnce(String) -> Answer<T>,
+    ) -> Shared<Answer<T>> {
+        let mut readings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        readings.forget_old(now);
+        if let Some(reading) = readings.by_path.get(path.as_str()).filter(|reading| reading.serves(since)) {
+            return reading.answer.clone();
         }
-        fact
+        let key: Arc<str> = path.as_str().into();
+        let answer = begin(path).shared();
+        readings.begun.push_back((now, Arc::clone(&key)));
+        readings.by_path.insert(key, Reading { begun: now, answer: answer.clone() });
+        answer
     }
 }
 
-impl<T> Clone for Flights<T> {
+impl<T> Readings<T> {
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((begun, path)) =
+            self.begun.pop_front_if(|(begun, _)| now.saturating_duration_since(*begun) >= KEPT)
+        {
+            if self.by_path.get(&path).is_some_and(|reading| reading.begun == begun) {
+                self.by_path.remove(&path);
+            }
+        }
+    }
+}
+
+impl<T: Clone> Reading<T> {
+    /// What was not found or could not be read is asked for anew, for it may be there by now.
+    fn serves(&self, since: Instant) -> bool {
+        match self.answer.peek() {
+            None | Some(Ok(Fact::Found(..))) => self.begun >= since,
+            Some(Ok(Fact::Absent(_)) | Err(_)) => false,
+        }
+    }
+}
+
+impl<T> Clone for Recent<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Default for Flights<T> {
+impl<T> Default for Recent<T> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Mutex::new(Readings { by_path: HashMap::new(), begun: VecDeque::new() })))
     }
 }
 
+/// Longer than a request of a burst stands in line, as a rule; one that stands longer has its own read.
+const KEPT: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        time::Duration,
-    };
-
     use super::*;
 
-    async fn ask(flights: &Flights<u32>, calls: &Arc<AtomicU32>, freshness: Freshness) -> u32 {
-        let calls = Arc::clone(calls);
-        let begin = |_| {
-            async move {
-                let number = calls.fetch_add(1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                Ok(Fact::Found(number, freshness))
-            }
-            .boxed()
-        };
-        match flights.join("/api/v1/nodes/n1".to_owned(), freshness, begin).await.unwrap() {
-            Fact::Found(number, _) => number,
-            Fact::Absent(_) => u32::MAX,
+    const NODE: &str = "/api/v1/nodes/n1";
+    const LATER: Duration = Duration::from_millis(1);
+
+    type Numbers = Recent<u32>;
+
+    /// What a request gets that stood in line `since` then, when its turn comes `now` and a read of its own would bring `fact`.
+    async fn ask(recent: &Numbers, since: Instant, now: Instant, fact: Fact<u32>) -> Option<u32> {
+        match recent.share(NODE.to_owned(), since, now, |_| async { Ok(fact) }.boxed()).await.unwrap() {
+            Fact::Found(number, _) => Some(number),
+            Fact::Absent(_) => None,
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn callers_share_a_cached_read_under_way_and_never_one_that_ended() {
-        let (flights, calls) = (Flights::default(), Arc::default());
-        let cached = || ask(&flights, &calls, Freshness::Cached);
-        assert_eq!(tokio::join!(cached(), cached(), cached()), (0, 0, 0));
-        assert_eq!(cached().await, 1);
-        assert!(flights.0.lock().unwrap().is_empty());
+    fn found(number: u32) -> Fact<u32> {
+        Fact::Found(number, Freshness::Cached)
     }
 
-    #[tokio::test(start_paused = true)]
+    fn kept(recent: &Numbers) -> (usize, usize) {
+        let readings = recent.0.lock().unwrap();
+        (readings.by_path.len(), readings.begun.len())
+    }
+
+    #[tokio::test]
+    async fn a_read_serves_whoever_stood_in_line_when_it_began_and_nobody_else() {
+        let (recent, start) = (Numbers::default(), Instant::now());
+        assert_eq!(ask(&recent, start, start + LATER, found(1)).await, Some(1));
+        assert_eq!(ask(&recent, start + LATER, start + LATER * 3, found(2)).await, Some(1));
+        assert_eq!(ask(&recent, start + LATER * 2, start + LATER * 3, found(3)).await, Some(3), "made after it began");
+        assert_eq!(ask(&recent, start, start + KEPT * 2, found(4)).await, Some(4), "all is forgotten in time");
+        assert_eq!(kept(&recent), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn those_who_come_while_it_is_under_way_wait_for_it() {
+        let (recent, start) = (Numbers::default(), Instant::now());
+        let slow = |_| {
+            async {
+                tokio::task::yield_now().await;
+                Ok(found(1))
+            }
+            .boxed()
+        };
+        let first = recent.share(NODE.to_owned(), start, start, slow);
+        let (first, second) = tokio::join!(first, ask(&recent, start, start + LATER, found(2)));
+        assert!(matches!(first, Ok(Fact::Found(1, _))) && second == Some(1));
+    }
+
+    #[tokio::test]
+    async fn absence_and_trouble_are_not_kept() {
+        let (recent, now) = (Numbers::default(), Instant::now());
+        assert_eq!(ask(&recent, now, now, Fact::Absent(Freshness::Cached)).await, None);
+        assert_eq!(ask(&recent, now, now, found(1)).await, Some(1));
+        assert_eq!(kept(&recent), (1, 2));
+        let trouble = || LookupError { what: String::new(), source: Arc::new(CallError::Late(KEPT)) };
+        let other = || "/api/v1/nodes/n2".to_owned();
+        recent.share(other(), now, now, |_| async move { Err(trouble()) }.boxed()).await.unwrap_err();
+        let fact = recent.share(other(), now, now, |_| async { Ok(found(7)) }.boxed()).await.unwrap();
+        assert!(matches!(fact, Fact::Found(7, _)));
+    }
+
+    #[tokio::test]
     async fn a_quorum_read_is_never_shared() {
-        let (flights, calls) = (Flights::default(), Arc::default());
-        let quorum = || ask(&flights, &calls, Freshness::Quorum);
-        assert_eq!(tokio::join!(quorum(), quorum()), (0, 1));
+        let (recent, since) = (Numbers::default(), Instant::now());
+        assert_eq!(ask(&recent, since, since, found(1)).await, Some(1));
+        for number in [2, 3] {
+            let begin = move |_| async move { Ok(Fact::Found(number, Freshness::Quorum)) }.boxed();
+            let fact = recent.read(NODE.to_owned(), Freshness::Quorum, since, begin).await.unwrap();
+            assert!(matches!(fact, Fact::Found(found, Freshness::Quorum) if found == number));
+        }
     }
 }

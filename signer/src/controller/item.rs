@@ -41,6 +41,8 @@ pub(crate) struct Job {
     pub(crate) target: Target,
     pub(crate) version: Version,
     pub(crate) object: Option<Arc<RequestObject>>,
+    /// Since when it stands in line: what was read of others since then is fresh enough for it.
+    pub(crate) since: Instant,
 }
 
 impl Item {
@@ -77,8 +79,11 @@ impl Item {
         }
     }
 
-    pub(crate) fn job(&self) -> Job {
-        Job { signer: self.signer, target: self.target.clone(), version: self.version, object: self.object.clone() }
+    pub(crate) fn job(&self, now: Instant) -> Job {
+        let Self { signer, target, version, object, .. } = self;
+        // One that was held is looked at again because something may have changed.
+        let since = if self.attempts == 0 { self.seen } else { now };
+        Job { signer: *signer, target: target.clone(), version: *version, object: object.clone(), since }
     }
 
     /// How old the request is.

@@ -170,7 +170,10 @@ async fn go(parts: &Parts, mut job: Job) -> Result<Ended, WalkError> {
             parts.metrics.lost_races.inc();
             return Ok(Ended::Lost);
         }
-        let Once::End(ended) = once(parts, &object, &job, version).await? else { continue };
+        let Once::End(ended) = once(parts, &object, &job, version).await? else {
+            job.since = Instant::now();
+            continue;
+        };
         return Ok(ended);
     }
     Err(WalkError::Restless)
@@ -198,7 +201,7 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
     if !parts.has_its_key(job.signer, &claim) {
         return Ok(key_on_another_pod(parts, job, &claim));
     }
-    match look_and_decide(parts, job.signer, &claim).await? {
+    match look_and_decide(parts, job, &claim).await? {
         Answer::Issue(issued) => issue(parts, issued, job, version).await,
         Answer::Deny(denial) => {
             let refused = Refused { target: claim.target.clone(), claim: Some(Arc::clone(&claim)), denial };
@@ -228,18 +231,18 @@ async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Resul
 }
 
 /// From the API server's cache first, which can only accept; then by quorum.
-async fn look_and_decide(parts: &Parts, signer: usize, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
+async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
     for freshness in [Freshness::Cached, Freshness::Quorum] {
-        let namespace = parts.signers.get(signer).is_some_and(|signer| signer.wants_namespaces());
-        let seen = parts.lookup.observe(Arc::clone(claim), freshness, namespace).await;
+        let namespace = parts.signers.get(job.signer).is_some_and(|signer| signer.wants_namespaces());
+        let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, namespace).await;
         let mut seen = seen.map_err(WalkError::Lookup)?;
-        seen.services = parts.services_of(signer, &seen);
-        let (issuer, unusable) = match parts.authority(signer).issuer {
+        seen.services = parts.services_of(job.signer, &seen);
+        let (issuer, unusable) = match parts.authority(job.signer).issuer {
             Ok(issuer) => (Some(issuer), None),
             Err(hold) => (None, Some(hold)),
         };
         let means = Means {
-            signer: parts.signers.get(signer),
+            signer: parts.signers.get(job.signer),
             issuer: issuer.as_deref(),
             // Read after the look-up, whose replies have just set the clock.
             now: parts.calls.clock().now().ok_or(WalkError::NoTime)?,

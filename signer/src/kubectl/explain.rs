@@ -1,7 +1,7 @@
 //! `kubectl podmint explain`: would this pod get a certificate, with which words, by which rule; or what holds or denies it, and
 //! what would let it. It is asked of the very function that the signer decides by, over facts read with the user's own rights.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -218,7 +218,7 @@ async fn observe(
 ) -> Result<Observed, CannotExplain> {
     let namespace = claim.target.namespace.clone();
     let lookup = Lookup::new(calls.clone());
-    let seen = lookup.observe(Arc::new(claim.clone()), Freshness::Quorum, true).await;
+    let seen = lookup.observe(Arc::new(claim.clone()), Freshness::Quorum, Instant::now(), true).await;
     let seen = seen.map_err(|error| CannotExplain::Unread(error.to_string(), Chain(&*error.source).to_string()))?;
     let Observed { claim: _, mut pod, mut service_account, mut node, namespace: labels, services: _ } = seen;
     if let Some(facts) = planned {

@@ -84,7 +84,8 @@ impl Scene {
     async fn walk(&self) -> Ended {
         let object = object(request());
         let target = object.target().unwrap();
-        let job = Job { signer: 0, target, version: Version::V1, object: Some(Arc::new(object)) };
+        let job =
+            Job { signer: 0, target, version: Version::V1, object: Some(Arc::new(object)), since: Instant::now() };
         walk(Arc::clone(&self.parts), job).await.ended
     }
 
