@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use time::{Duration, OffsetDateTime};
 
-use super::load::Generation;
+use super::{load::Generation, remember::Remembering};
 use crate::names::Sha256;
 
 /// The proof that a ClusterTrustBundle, as just read back from the API server, holds a root.
@@ -99,20 +99,21 @@ pub struct Unconfirmed(pub Confirmed);
 /// # use std::sync::Arc;
 /// # use podmint_signer::authority::{Confirmed, Generation, Issuer, NotPublished, Published};
 /// fn issuer(generation: Arc<Generation>, published: Published, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
-///     Ok(Issuer { generation, published, confirmed })
+///     Ok(Issuer { generation, published, confirmed, signatures: Default::default() })
 /// }
 /// ```
 pub struct Issuer {
     generation: Arc<Generation>,
     published: Published,
     confirmed: Confirmed,
+    signatures: Remembering,
 }
 
 impl Issuer {
     /// Joins them. A proof for another root is none.
     pub fn new(generation: Arc<Generation>, published: Published, confirmed: Confirmed) -> Result<Self, NotPublished> {
         if generation.root_fingerprint() == published.root {
-            Ok(Self { generation, published, confirmed })
+            Ok(Self { generation, published, confirmed, signatures: Remembering::default() })
         } else {
             Err(NotPublished(generation.root_fingerprint()))
         }
@@ -142,11 +143,16 @@ impl Issuer {
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.published.anchors
     }
+
+    /// How the signatures of our chains are verified.
+    pub(crate) fn signatures(&self) -> &Remembering {
+        &self.signatures
+    }
 }
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, published, confirmed } = self;
+        let Self { generation, published, confirmed, signatures: _ } = self;
         write!(out, "Issuer({generation:?}, {published:?}, {})", confirmed.at)
     }
 }

@@ -18,6 +18,7 @@ pub mod make;
 #[cfg(test)]
 mod model;
 pub mod plan;
+mod remember;
 pub mod rotation;
 pub mod state;
 #[cfg(test)]
