@@ -305,7 +305,7 @@ impl Controller {
                     self.parts.metrics.overload.inc();
                 }
             }
-            None => self.limit.kept_up(walked.took, now),
+            None => self.limit.kept_up(walked.took, self.walks.len(), now),
         }
         if *self.standing.borrow() == Standing::Behind && matches!(walked.ended, Ended::Answered) {
             self.progress.ours = Some(now);

@@ -1,4 +1,5 @@
-//! How many requests are walked at a time: more while the API server keeps up, half as many when it says it does not. Pure.
+//! How many requests are walked at a time: more while that makes more of them, half as many when the API server says that it has too
+//! much to do. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ pub(crate) struct Limit {
     at_a_time: usize,
     /// Successes since the last increase.
     kept_up: usize,
+    /// How long a walk takes whose calls wait for no others.
+    quickest: Option<Duration>,
     /// Until when nothing is begun, because the API server asked for it.
     quiet_until: Option<Instant>,
     /// Until when further bad news belongs to the same overload.
@@ -18,7 +21,7 @@ pub(crate) struct Limit {
 
 impl Limit {
     pub(crate) const fn new() -> Self {
-        Self { at_a_time: START, kept_up: 0, quiet_until: None, eased_until: None }
+        Self { at_a_time: START, kept_up: 0, quickest: None, quiet_until: None, eased_until: None }
     }
 
     pub(crate) const fn at_a_time(&self) -> usize {
@@ -35,10 +38,17 @@ impl Limit {
         self.quiet_until
     }
 
-    /// A walk ended well, and took this long.
-    pub(crate) fn kept_up(&mut self, took: Duration, now: Instant) {
+    /// A walk ended well and took this long, beside so many others. Its end says that more would be served if there were more at a
+    /// time only where there were as many as may be, and where it was not a queue in the API server that it waited in.
+    pub(crate) fn kept_up(&mut self, took: Duration, others: usize, now: Instant) {
         if took > SLOW {
             self.ease(None, now);
+            return;
+        }
+        let slower = |quickest: Duration| quickest.saturating_add(quickest.checked_div(FORGETS).unwrap_or_default());
+        let quickest = self.quickest.map_or(took, |quickest| took.min(slower(quickest)));
+        self.quickest = Some(quickest);
+        if others.saturating_add(1) < self.at_a_time || took > BRISK.max(quickest.saturating_mul(QUEUED)) {
             return;
         }
         self.kept_up = self.kept_up.saturating_add(1);
@@ -78,6 +88,13 @@ const MOST: usize = 256;
 const LEAST: usize = 4;
 /// A walk is four calls; when it takes this long, its calls stand in a queue.
 const SLOW: Duration = Duration::from_secs(6);
+/// Half of what an answer may take before a pod feels it. A walk that takes longer, and this many times as long as the quickest, has
+/// waited in queues that more walks would only lengthen.
+const BRISK: Duration = Duration::from_millis(40);
+const QUEUED: u32 = 3;
+/// The quickest walk is a part in so many slower with every walk, for an API server may come to be further away: half as slow again
+/// after a burst of several thousand.
+const FORGETS: u32 = 16_384;
 /// Errors that come together have one cause.
 const SAME_OVERLOAD: Duration = Duration::from_secs(1);
 
@@ -87,17 +104,42 @@ mod tests {
 
     const QUICK: Duration = Duration::from_millis(5);
 
+    /// So many walks in turn, each beside as many others as may be.
+    fn walks(limit: &mut Limit, count: usize, took: Duration) {
+        for _ in 0..count {
+            limit.kept_up(took, limit.at_a_time().saturating_sub(1), Instant::now());
+        }
+    }
+
     #[test]
     fn it_grows_by_one_a_round_up_to_its_cap() {
         let (mut limit, now) = (Limit::new(), Instant::now());
-        for _ in 0..START {
-            limit.kept_up(QUICK, now);
-        }
+        walks(&mut limit, START, QUICK);
         assert_eq!(limit.at_a_time(), START + 1);
-        for _ in 0..MOST * MOST {
-            limit.kept_up(QUICK, now);
-        }
+        walks(&mut limit, MOST * MOST, QUICK);
         assert_eq!((limit.at_a_time(), limit.room(200, now)), (MOST, 56));
+    }
+
+    #[test]
+    fn it_does_not_grow_where_more_would_serve_no_more() {
+        let (mut limit, now) = (Limit::new(), Instant::now());
+        for _ in 0..MOST * MOST {
+            limit.kept_up(QUICK, START - 2, now);
+        }
+        assert_eq!(limit.at_a_time(), START, "a trickle does not use what it may");
+        walks(&mut limit, 1_000, BRISK + QUICK);
+        assert_eq!(limit.at_a_time(), START, "ten times as long as the quickest: they stood in a queue");
+    }
+
+    #[test]
+    fn an_api_server_far_away_is_no_queue() {
+        let mut limit = Limit::new();
+        walks(&mut limit, START, BRISK * 4);
+        assert_eq!(limit.at_a_time(), START + 1);
+        let mut limit = Limit::new();
+        walks(&mut limit, 1, QUICK);
+        walks(&mut limit, 50_000, BRISK * 4);
+        assert!(limit.at_a_time() > START, "it has moved away, and the quickest is forgotten");
     }
 
     #[test]
@@ -126,7 +168,7 @@ mod tests {
         let (mut limit, now) = (Limit::new(), Instant::now());
         assert!(!limit.met(&CallError::TooLong(1), now));
         assert_eq!(limit.at_a_time(), START);
-        limit.kept_up(SLOW + QUICK, now);
+        limit.kept_up(SLOW + QUICK, 0, now);
         assert_eq!(limit.at_a_time(), START / 2);
     }
 }
