@@ -83,7 +83,7 @@
 //! | `reqwest` | `podmint::reqwest`: clients that follow the credentials |
 //! | `tower` | `podmint::tower`: a layer with rules for single routes |
 //! | `metrics` | `podmint::metrics`: figures through the facade of that name |
-//! | `test-kit` | `podmint::testkit`: an authority, a kubelet's way of writing, faults and a clock that jumps, for your own tests; and the program `podmint-dev` |
+//! | `test-kit` | `podmint::testkit`: an authority, a kubelet's way of writing, faults and a clock that jumps, for your own tests; and the program `podmint-dev` (`cargo run -p podmint --features test-kit --bin podmint-dev`) |
 //!
 //! `podmint-check`, always there, says of a folder what is right, what is wrong and how to mend it; so does [`check::check`].
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use podmint_signer::{
     args::{Arguments, Command, ConfigArguments, LogFormat, LogLevel, RunArguments},
     audit::Sink,
@@ -118,9 +118,11 @@ async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
+                .map_err(told_once)
                 .with_context(|| format!("could not read the kubeconfig {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
+                .map_err(told_once)
                 .with_context(|| format!("the kubeconfig {} leads to no API server", path.display()))?
         }
         None => kube::Config::incluster().context("this is no pod with a ServiceAccount: give --kubeconfig")?,
@@ -129,6 +131,11 @@ async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
     kube::Client::try_from(config).context("could not make a client for the API server")
+}
+
+/// kube's message ends with its cause's; both would be printed.
+fn told_once(error: KubeconfigError) -> anyhow::Error {
+    anyhow!(error.to_string())
 }
 
 fn cancel_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>> {

@@ -272,9 +272,9 @@ fn uid(text: &str) -> Result<(), &'static str> {
 /// A DNS-1123 label: what a namespace is named.
 fn dns_label(text: &str) -> Result<(), &'static str> {
     if text.len() > 63 {
-        return Err("it, or a part between dots, is longer than 63 letters");
+        return Err("it is longer than 63 letters");
     }
-    dns_part(text)
+    dns_part(text, &LABEL)
 }
 
 /// A DNS-1123 subdomain. Its parts may be as long as the whole: Kubernetes does not cut them at 63.
@@ -282,7 +282,7 @@ fn dns_subdomain(text: &str) -> Result<(), &'static str> {
     if text.len() > 253 {
         return Err("it is longer than 253 letters");
     }
-    text.split('.').try_for_each(dns_part)
+    text.split('.').try_for_each(|part| dns_part(part, &SUBDOMAIN))
 }
 
 /// RFC 5280 and the libraries alike: parts of at most 63 letters, 253 in all; the last part no number, so that nobody reads an address.
@@ -290,7 +290,7 @@ fn certificate_name(text: &str) -> Result<(), &'static str> {
     if text.len() > 253 {
         return Err("it is longer than 253 letters");
     }
-    text.split('.').try_for_each(dns_label)?;
+    short_parts(text)?;
     let last = text.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err("its last part is a number");
@@ -298,20 +298,46 @@ fn certificate_name(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn dns_part(text: &str) -> Result<(), &'static str> {
+/// The parts of a subdomain, each as long as a label may be.
+fn short_parts(text: &str) -> Result<(), &'static str> {
+    if text.split('.').any(|part| part.len() > 63) {
+        return Err("a part between dots is longer than 63 letters");
+    }
+    text.split('.').try_for_each(|part| dns_part(part, &SUBDOMAIN))
+}
+
+fn dns_part(text: &str, wrong: &Wrong) -> Result<(), &'static str> {
     let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
-        return Err("it, or a part between dots, is empty");
+        return Err(wrong.empty);
     };
     if !bytes.iter().all(|byte| plain(byte) || *byte == b'-') {
-        return Err("only lower-case letters, digits, `-` and, between parts, `.` may be used");
+        return Err(wrong.letters);
     }
     if !plain(first) || !plain(last) {
-        return Err("each part must start and end with a lower-case letter or a digit");
+        return Err(wrong.ends);
     }
     Ok(())
 }
+
+/// What can be wrong with letters between dots, told of what they are part of.
+struct Wrong {
+    empty: &'static str,
+    letters: &'static str,
+    ends: &'static str,
+}
+
+const LABEL: Wrong = Wrong {
+    empty: "it is empty",
+    letters: "only lower-case letters, digits and `-` may be used",
+    ends: "it must start and end with a lower-case letter or a digit",
+};
+const SUBDOMAIN: Wrong = Wrong {
+    empty: "it, or a part between dots, is empty",
+    letters: "only lower-case letters, digits, `-` and, between parts, `.` may be used",
+    ends: "each part must start and end with a lower-case letter or a digit",
+};
 
 /// `domain/path` as kube-apiserver checks it: the domain has at least two labels of at most 63.
 fn signer_name(text: &str) -> Result<(), &'static str> {
@@ -330,7 +356,7 @@ fn signer_name(text: &str) -> Result<(), &'static str> {
     if !domain.contains('.') {
         return Err("the domain must have at least two parts, as `example.org`");
     }
-    domain.split('.').try_for_each(dns_label)?;
+    short_parts(domain)?;
     dns_subdomain(path)
 }
 
@@ -395,7 +421,12 @@ mod tests {
 
     #[test]
     fn names_are_what_kubernetes_takes() {
-        assert!(Namespace::parse("a.b").is_err());
+        assert!(
+            Namespace::parse("a.b")
+                .unwrap_err()
+                .to_string()
+                .ends_with("only lower-case letters, digits and `-` may be used")
+        );
         assert!(Namespace::parse(&"a".repeat(63)).is_ok());
         assert!(Namespace::parse(&"a".repeat(64)).is_err());
         assert!(PodName::parse(&"a".repeat(253)).is_ok(), "a part may be as long as the whole");

@@ -164,7 +164,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         state: guard_state.clone(),
         metrics: metrics.clone(),
         pace,
-        token: health.token("admission guard seen"),
+        token: Some(health.token("admission guard seen")),
     };
     tasks.spawn(named(MAY_END, lookout.run()));
     tasks.spawn(named(MAY_END, writer.run()));

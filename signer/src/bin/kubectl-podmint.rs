@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use podmint_signer::{
     kubectl::{
         Installation,
@@ -114,12 +114,19 @@ async fn config(arguments: &ClusterArguments) -> Result<kube::Config> {
     match &arguments.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
+                .map_err(told_once)
                 .with_context(|| format!("could not read the kubeconfig {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &options).await
         }
         None => kube::Config::from_kubeconfig(&options).await,
     }
+    .map_err(told_once)
     .context("the kubeconfig leads to no API server")
+}
+
+/// kube's message ends with its cause's; both would be printed.
+fn told_once(error: KubeconfigError) -> anyhow::Error {
+    anyhow!(error.to_string())
 }
 
 fn print(text: &str) -> Result<()> {

@@ -75,7 +75,7 @@ pub(crate) struct Lookout {
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
     /// Held until the first look.
-    pub(crate) token: Token,
+    pub(crate) token: Option<Token>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,20 +98,20 @@ impl GuardError {
 }
 
 impl Lookout {
-    pub(crate) async fn run(self) {
-        let mut token = Some(self.token);
+    pub(crate) async fn run(mut self) {
+        let mut token = self.token.take();
         if self.guard == Guard::Off {
             tracing::warn!(
                 "the admission guard is off: whoever may create certificate requests gets certificates for any pod"
             );
-            tell(&self.state, &self.metrics, GuardState::Off);
+            self.tell(GuardState::Off, None);
             return;
         }
         let mut username = None;
         loop {
             let state = match look(&self.calls, &self.domain, &mut username).await {
                 Ok(state) => {
-                    tell(&self.state, &self.metrics, state);
+                    self.tell(state, username.as_deref());
                     drop(token.take());
                     state
                 }
@@ -119,35 +119,41 @@ impl Lookout {
                     // What was in force stays so: an API server that cannot be asked cannot let forged requests in either.
                     let state = *self.state.borrow();
                     tracing::warn!(error = %Chain(&error), state = state.label(), "cannot see the admission guard");
-                    tell(&self.state, &self.metrics, state);
+                    self.tell(state, username.as_deref());
                     state
                 }
             };
             self.pace.pause(if state == GuardState::InForce { CALM } else { UNEASY }).await;
         }
     }
+
+    fn tell(&self, state: GuardState, username: Option<&str>) {
+        for known in GuardState::ALL {
+            self.metrics.guard.get_or_create(&StateLabels { state: known.label() }).set(i64::from(known == state));
+        }
+        if !self.state.send_if_modified(|before| std::mem::replace(before, state) != state) {
+            return;
+        }
+        let mend = mend(&self.domain, username);
+        match state {
+            GuardState::InForce | GuardState::Off => tracing::info!(state = state.label(), "the admission guard"),
+            GuardState::OtherText => tracing::error!(
+                "the admission guard is not the one this version was built with: run its `{mend}` (signing goes on)"
+            ),
+            GuardState::Missing | GuardState::Unbound => tracing::error!(
+                state = state.label(),
+                "the admission guard is not in force and requests are held: run `{mend}`, or start with --admission-guard=off"
+            ),
+            GuardState::Unknown => {}
+        }
+    }
 }
 
-fn tell(sender: &watch::Sender<GuardState>, metrics: &Metrics, state: GuardState) {
-    for known in GuardState::ALL {
-        metrics.guard.get_or_create(&StateLabels { state: known.label() }).set(i64::from(known == state));
-    }
-    if !sender.send_if_modified(|before| std::mem::replace(before, state) != state) {
-        return;
-    }
-    match state {
-        GuardState::InForce | GuardState::Off => tracing::info!(state = state.label(), "the admission guard"),
-        GuardState::OtherText => tracing::error!(
-            "the admission guard is not the one this version was built with: run its `kubectl podmint guard | kubectl apply -f -` \
-             (signing goes on)"
-        ),
-        GuardState::Missing | GuardState::Unbound => tracing::error!(
-            state = state.label(),
-            "the admission guard is not in force and requests are held: run `kubectl podmint guard | kubectl apply -f -` \
-             for this installation, or start with --admission-guard=off"
-        ),
-        GuardState::Unknown => {}
-    }
+/// The command that applies the guard for this domain and a signer of this user name.
+fn mend(domain: &DnsName, username: Option<&str>) -> String {
+    let namespace = username.and_then(|name| name.strip_prefix("system:serviceaccount:")?.split_once(':'));
+    let namespace = namespace.map(|(namespace, _)| format!(" --namespace {namespace}")).unwrap_or_default();
+    format!("kubectl podmint guard --signer-domain {domain}{namespace} | kubectl apply -f -")
 }
 
 async fn look(calls: &Calls, domain: &DnsName, username: &mut Option<String>) -> Result<GuardState, GuardError> {
@@ -445,6 +451,19 @@ mod tests {
     #[test]
     fn what_the_api_server_fills_in_is_no_difference() {
         assert_eq!(served(|_| {}), GuardState::InForce);
+    }
+
+    #[test]
+    fn the_command_that_mends_is_this_installations() {
+        let domain = DnsName::parse("mint.example.org").unwrap();
+        assert_eq!(
+            mend(&domain, Some("system:serviceaccount:mint:podmint-signer")),
+            "kubectl podmint guard --signer-domain mint.example.org --namespace mint | kubectl apply -f -"
+        );
+        assert_eq!(
+            mend(&domain, Some("admin")),
+            "kubectl podmint guard --signer-domain mint.example.org | kubectl apply -f -"
+        );
     }
 
     #[test]

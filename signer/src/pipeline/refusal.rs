@@ -444,7 +444,8 @@ impl fmt::Display for Hold {
             }
             Self::GuardMissing => out.write_str(
                 "the admission policy that lets only kubelets ask for certificates is missing or unbound: run \
-                 `kubectl podmint guard | kubectl apply -f -` for this installation, or start the signer with --admission-guard=off",
+                 `kubectl podmint guard | kubectl apply -f -` with this installation's --signer-domain and --namespace, or start the signer \
+                 with --admission-guard=off",
             ),
             Self::AuditUnwritable => out.write_str("the signer's audit log cannot be written: see its log"),
             Self::KeyOnAnotherPod => {
