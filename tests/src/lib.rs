@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`Bed`] is what a story runs on, [`Stage`] its own corner of it, [`server`] starts real API servers,
 //! [`signer`] the signer under test, [`leaf`] checks what it issues by other means than its own. The stories are in `it/`,
-//! the benchmark in `src/bin/bench.rs`.
+//! the benchmark in `src/bin/bench`.
 #![expect(
     clippy::expect_used,
     clippy::panic,

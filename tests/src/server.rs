@@ -52,7 +52,7 @@ pub struct Kubernetes {
     api: Mutex<Option<Kept>>,
     /// What [`Kubernetes::restart_with`] has added.
     added: Mutex<Vec<String>>,
-    _etcd: Kept,
+    etcd: Kept,
     scratch: Scratch,
 }
 
@@ -74,7 +74,7 @@ impl Kubernetes {
             token,
             api: Mutex::new(None),
             added: Mutex::default(),
-            _etcd: etcd,
+            etcd,
             scratch,
         };
         server.start_api(settings.version).await;
@@ -149,6 +149,11 @@ impl Kubernetes {
     /// The version it was started as.
     pub fn version(&self) -> &'static str {
         self.settings.version
+    }
+
+    /// The processes of API server and etcd, for `/proc`.
+    pub fn pids(&self) -> Vec<i32> {
+        self.api().iter().map(Kept::pid).chain([self.etcd.pid()]).collect()
     }
 
     /// Where it listens.

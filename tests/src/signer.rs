@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podmint_signer::audit::Sink;
 use podmint_signer::config::{Config, Domains};
@@ -148,8 +148,9 @@ impl SignerPlan<'_> {
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
+        let started = Instant::now();
         let process = Kept::start(binary, &arguments, &scratch.join("signer.log"));
-        SignerProcess { process, metrics: plain_client(port), scratch }
+        SignerProcess { started, process, metrics: plain_client(port), scratch }
     }
 
     /// The configuration file.
@@ -241,6 +242,7 @@ impl Drop for Signer {
 
 /// A signer that runs as a process.
 pub struct SignerProcess {
+    started: Instant,
     process: Kept,
     metrics: kube::Client,
     scratch: Scratch,
@@ -255,6 +257,11 @@ impl SignerProcess {
         })
         .await;
         self
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// The process.
@@ -274,7 +281,7 @@ impl SignerProcess {
 
     /// SIGKILL; returns the audit log as it was left.
     pub fn kill(self) -> Vec<Value> {
-        let Self { process, metrics: _, scratch } = self;
+        let Self { process, scratch, .. } = self;
         process.kill();
         audit(&scratch)
     }
@@ -286,7 +293,7 @@ impl SignerProcess {
 
     /// SIGTERM; returns the whole audit log and the exit status.
     pub fn terminate_and_read(self) -> (Vec<Value>, i32) {
-        let Self { process, metrics: _, scratch } = self;
+        let Self { process, scratch, .. } = self;
         let status = process.terminate();
         (audit(&scratch), status)
     }

@@ -1,0 +1,195 @@
+//! Who asks: requests made as kubelets make them, and a watch that sees when each is answered.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt as _};
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
+use podmint_tests::keys::{Key, KeyType};
+use podmint_tests::stage::Pod;
+use podmint_tests::{Stage, call};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// Pods whose kubelets ask.
+pub(crate) struct Load {
+    stage: Stage,
+    pods: Vec<Pod>,
+}
+
+/// When each request was created, and answered.
+pub(crate) struct Waits {
+    begun: Instant,
+    created: Vec<Instant>,
+    answered: Vec<Instant>,
+}
+
+/// A request that waits for somebody to start.
+pub(crate) struct First {
+    created: (String, Instant),
+    seen: watch::Receiver<HashMap<String, Instant>>,
+}
+
+impl First {
+    /// How many milliseconds after `started` it was answered.
+    pub(crate) async fn answered_after(self, started: Instant) -> f64 {
+        let waits = Waits::until_answered(started, vec![self.created], self.seen).await;
+        waits.answered[0].duration_since(started).as_secs_f64() * 1e3
+    }
+}
+
+impl Load {
+    /// Pods of ten ServiceAccounts, a hundred on each node.
+    pub(crate) async fn make(stage: &Stage, count: usize) -> Self {
+        let (mut nodes, mut accounts) = (Vec::new(), Vec::new());
+        for number in 0..count.div_ceil(PODS_ON_A_NODE) {
+            nodes.push(stage.node(&format!("node-{number}")).await);
+        }
+        for number in 0..ACCOUNTS {
+            accounts.push(stage.account(&format!("shop-{number}")).await);
+        }
+        let made = stream::iter(0..count).map(async |number| {
+            let (node, account) = (&nodes[number / PODS_ON_A_NODE], &accounts[number % ACCOUNTS]);
+            stage.a_pod(&format!("web-{number}")).on(node).as_account(account).make().await
+        });
+        Self { stage: stage.clone(), pods: made.buffer_unordered(CALLS).collect().await }
+    }
+
+    /// Requests as fast as the API server takes them.
+    pub(crate) async fn burst(&self, count: usize) -> Waits {
+        let (seen, requests) = (observe(&self.stage).await, self.requests("burst", count));
+        let begun = Instant::now();
+        let created = stream::iter(requests).map(async |(name, request)| (name, self.create(&request).await));
+        let created = created.buffer_unordered(CALLS).collect().await;
+        Waits::until_answered(begun, created, seen).await
+    }
+
+    /// Requests at twenty a second.
+    pub(crate) async fn steady(&self, count: usize) -> Waits {
+        let (seen, requests) = (observe(&self.stage).await, self.requests("steady", count));
+        let begun = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        let mut created = Vec::new();
+        for (name, request) in requests {
+            tick.tick().await;
+            created.push((name, self.create(&request).await));
+        }
+        Waits::until_answered(begun, created, seen).await
+    }
+
+    /// One request, made before anybody is there to answer it.
+    pub(crate) async fn first(&self) -> First {
+        let (seen, mut requests) = (observe(&self.stage).await, self.requests("first", 1));
+        let (name, request) = requests.pop().expect("there is one");
+        First { created: (name, self.create(&request).await), seen }
+    }
+
+    /// Takes all requests away, so that the next who is measured finds what this one found.
+    pub(crate) async fn clear(&self) {
+        call::delete(&self.stage.admin, &self.stage.requests()).await.expect("requests can be deleted");
+    }
+
+    fn requests(&self, prefix: &str, count: usize) -> Vec<(String, Value)> {
+        let pods = self.pods.iter().cycle().take(count).enumerate();
+        let named = pods.map(|(number, pod)| (format!("{prefix}-{number}"), pod));
+        named
+            .map(|(name, pod)| {
+                let request = self.stage.request_for(pod).named(&name).object(&Key::make(KeyType::EcdsaP256));
+                (name, request)
+            })
+            .collect()
+    }
+
+    async fn create(&self, request: &Value) -> Instant {
+        call::post(&self.stage.admin, &self.stage.requests(), request).await.expect("an honest request is taken");
+        Instant::now()
+    }
+}
+
+impl Waits {
+    async fn until_answered(
+        begun: Instant,
+        created: Vec<(String, Instant)>,
+        mut seen: watch::Receiver<HashMap<String, Instant>>,
+    ) -> Self {
+        let all = seen
+            .wait_for(|seen| seen.len() >= created.len() && created.iter().all(|(name, _)| seen.contains_key(name)));
+        let all =
+            tokio::time::timeout(LIMIT, all).await.expect("every request is answered").expect("the watch goes on");
+        let answered = created.iter().map(|(name, _)| all[name]).collect();
+        Self { begun, created: created.into_iter().map(|(_, created)| created).collect(), answered }
+    }
+
+    /// The wait that so many hundredths of all requests did not exceed, in milliseconds.
+    pub(crate) fn percentile(&self, hundredths: usize) -> f64 {
+        let pairs = self.created.iter().zip(&self.answered);
+        let mut waits: Vec<_> = pairs.map(|(created, answered)| answered.saturating_duration_since(*created)).collect();
+        waits.sort();
+        waits[(waits.len() * hundredths / 100).min(waits.len() - 1)].as_secs_f64() * 1e3
+    }
+
+    /// From the first creation to the last answer.
+    pub(crate) fn answered_per_second(&self) -> f64 {
+        per_second(self.begun, &self.answered)
+    }
+
+    /// From the first creation to the last.
+    pub(crate) fn created_per_second(&self) -> f64 {
+        per_second(self.begun, &self.created)
+    }
+}
+
+fn per_second(begun: Instant, all: &[Instant]) -> f64 {
+    all.len() as f64 / all.iter().max().expect("there are some").duration_since(begun).as_secs_f64()
+}
+
+/// Notes when each request is first seen with an answer.
+async fn observe(stage: &Stage) -> watch::Receiver<HashMap<String, Instant>> {
+    let (seen, receiver) = watch::channel(HashMap::new());
+    let request = http::Request::get(format!("{}?watch=true", stage.requests())).body(Vec::new()).expect("a path");
+    let mut lines = stage.admin.request_stream(request).await.expect("requests can be watched").lines();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.try_next().await {
+            let Event { object: Object { metadata: Metadata { name }, status } } =
+                serde_json::from_str(&line).expect("an event");
+            if status.is_some_and(|status| !status.conditions.is_empty()) {
+                seen.send_modify(|seen| {
+                    seen.entry(name).or_insert_with(Instant::now);
+                });
+            }
+            if seen.is_closed() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+#[derive(Deserialize)]
+struct Event {
+    object: Object,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    metadata: Metadata,
+    status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    conditions: Vec<serde::de::IgnoredAny>,
+}
+
+const PODS_ON_A_NODE: usize = 100;
+const ACCOUNTS: usize = 10;
+/// Calls in flight, for making requests: more than a kubelet, fewer than would starve whoever answers.
+const CALLS: usize = 16;
+const LIMIT: Duration = Duration::from_mins(5);

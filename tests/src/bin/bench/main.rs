@@ -1,0 +1,179 @@
+//! The figures: how fast the signer answers, next to what the API server takes when nobody signs, and what it costs.
+//!
+//! `cargo run --release -p podmint-tests --bin bench -- [--json]`. Everything runs on this machine, so the API server, etcd and
+//! this program share its cores with whoever answers; read the figures as what one machine gives to all of them together. What
+//! does not depend on who else uses the machine is the time that each process computes.
+//!
+//! In each round every program is started anew, on the same API server, with the same rights, for the same pods; it answers one
+//! request that waits already, then a steady trickle, then a burst, and all requests are deleted again.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement that cannot go on says so by a panic, and prints what it found"
+)]
+
+mod figures;
+mod load;
+mod null;
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use figures::Figures;
+use load::Load;
+use podmint_tests::server::Settings;
+use podmint_tests::stage::Stage;
+use podmint_tests::{Bed, Who, assets, call};
+use program::{Program, Running};
+
+/// What to measure.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// One line of JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// How often; every program has its turn in each.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Requests in the burst.
+    #[arg(long, default_value_t = 2000)]
+    burst: usize,
+    /// Pods that the requests are for; when there are fewer than requests, some ask again.
+    #[arg(long, default_value_t = 2000)]
+    pods: usize,
+    /// Requests at the steady rate of 20 a second.
+    #[arg(long, default_value_t = 200)]
+    steady: usize,
+    /// Which programs.
+    #[arg(long, value_delimiter = ',', default_value = "null,ours,ours3")]
+    programs: Vec<Program>,
+    /// Another build of the signer; default is to build it as it is shipped.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// The null signer itself, which the benchmark starts as a process of its own.
+    #[command(hide = true)]
+    Null { kubeconfig: PathBuf, signer_name: String },
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        // On one thread, as the signer.
+        Some(Part::Null { kubeconfig, signer_name }) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(null::run(&kubeconfig, &signer_name));
+        }
+        None => tokio::runtime::Runtime::new().unwrap().block_on(bench(arguments)),
+    }
+}
+
+async fn bench(arguments: Arguments) {
+    let binary = arguments.binary.clone().unwrap_or_else(program::shipped);
+    let mut figures = Figures::default();
+    let size = std::fs::metadata(&binary).unwrap().len();
+    figures.add("ours", "binary size", size as f64 / 1e6, "MB", Some(10.0));
+    eprintln!("starting a control plane …");
+    let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
+    let stage = Stage::open(&bed, "bench").await;
+    eprintln!("{} pods …", arguments.pods);
+    let load = Load::make(&stage, arguments.pods).await;
+    for round in 1..=arguments.rounds {
+        let mut ceiling = None;
+        for program in &arguments.programs {
+            eprintln!("round {round}, {}", program.name());
+            let rate = measure(&arguments, &stage, &load, *program, &binary, &mut figures).await;
+            match ceiling {
+                None if *program == Program::Null => ceiling = Some(rate),
+                None => {}
+                Some(ceiling) => figures.add(program.name(), "burst: share of null's", rate / ceiling, "", Some(0.95)),
+            }
+        }
+    }
+    if arguments.json {
+        println!("{}", figures.json());
+    } else {
+        let Arguments { rounds, burst, pods, steady, .. } = arguments;
+        println!(
+            "\nKubernetes {}, {rounds} rounds: {steady} steady requests, a burst of {burst}, for {pods} pods",
+            assets::VERSIONS[0]
+        );
+        print!("{}", figures.table());
+    }
+}
+
+/// One turn of one program. Returns how many of a burst it answers in a second.
+async fn measure(
+    arguments: &Arguments,
+    stage: &Stage,
+    load: &Load,
+    program: Program,
+    binary: &Path,
+    figures: &mut Figures,
+) -> f64 {
+    let name = program.name();
+    let is_ours = program == Program::Ours;
+    let aim = |aim: f64| is_ours.then_some(aim);
+    load.clear().await;
+    let has_ca = !stage.trust_bundles().await.is_empty();
+    let first = load.first().await;
+    let running = program.start(stage, binary).await;
+    let start = first.answered_after(running.started).await;
+    let figure =
+        if has_ca || program == Program::Null { "start to first answer" } else { "start to first answer, CA made" };
+    figures.add(name, figure, start, "ms", aim(250.0));
+
+    let waits = load.steady(arguments.steady).await;
+    figures.add(name, "created to answered at 20/s, p50", waits.percentile(50), "ms", aim(6.0));
+    figures.add(name, "created to answered at 20/s, p99", waits.percentile(99), "ms", aim(60.0));
+    load.clear().await;
+
+    let before = Cost::so_far(stage, &running).await;
+    let waits = load.burst(arguments.burst).await;
+    let cost = Cost::so_far(stage, &running).await;
+    let each = |after: f64, before: f64| (after - before) / arguments.burst as f64;
+    figures.add(name, "burst: answered", waits.answered_per_second(), "/s", None);
+    figures.add(name, "burst: created", waits.created_per_second(), "/s", None);
+    figures.add(name, "burst: created to answered, p99", waits.percentile(99), "ms", None);
+    figures.add(name, "CPU for each", each(cost.own, before.own) * 1e3, "ms", aim(0.3));
+    figures.add(name, "CPU of API server and etcd for each", each(cost.server, before.server) * 1e3, "ms", None);
+    figures.add(name, "calls to the API server for each", each(cost.calls, before.calls) - 1.0, "", None);
+    figures.add(name, "peak memory", running.peak(), "MiB", aim(16.0));
+    running.stop();
+    waits.answered_per_second()
+}
+
+/// What was used so far.
+struct Cost {
+    /// By whoever answers, in seconds.
+    own: f64,
+    /// By API server and etcd, in seconds.
+    server: f64,
+    /// All calls that the API server has answered; one of each request's is its creation.
+    calls: f64,
+}
+
+impl Cost {
+    async fn so_far(stage: &Stage, running: &Running) -> Self {
+        let server = stage.bed.server().unwrap();
+        let admin = stage.bed.client(&Who::Admin).await;
+        let metrics = call::text(&admin, "/metrics").await.unwrap();
+        let calls = metrics.lines().filter(|line| line.starts_with("apiserver_request_total{"));
+        Self {
+            own: running.cpu(),
+            server: server.pids().into_iter().map(program::cpu).sum(),
+            calls: calls.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum(),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is measured: programs that answer requests, each started anew with the rights of the chart's ServiceAccount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use podmint_tests::kept::{Kept, Scratch};
+use podmint_tests::signer::SignerProcess;
+use podmint_tests::{Stage, assets};
+
+/// Who answers.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Program {
+    /// Looks at nothing and denies everything: what the API server takes.
+    Null,
+    /// Our signer, as it is shipped.
+    Ours,
+    /// Three replicas of it.
+    Ours3,
+}
+
+/// A program that runs, in one or more processes.
+pub(crate) struct Running {
+    /// Just before its first process was started.
+    pub(crate) started: Instant,
+    signers: Vec<SignerProcess>,
+    others: Vec<Kept>,
+    _scratch: Scratch,
+}
+
+impl Program {
+    /// For the table.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Ours => "ours",
+            Self::Ours3 => "ours, 3 replicas",
+        }
+    }
+
+    /// Starts it. It may not be ready yet.
+    pub(crate) async fn start(self, stage: &Stage, binary: &Path) -> Running {
+        let scratch = Scratch::new();
+        let (mut signers, mut others, mut started) = (Vec::new(), Vec::new(), None);
+        let replicas: &[&str] = match self {
+            Self::Null => &[],
+            Self::Ours => &["replica-a"],
+            Self::Ours3 => &["replica-a", "replica-b", "replica-c"],
+        };
+        for replica in replicas {
+            let signer = stage.a_signer().called(replica).start_process_of(binary).await;
+            started.get_or_insert(signer.started());
+            signers.push(signer);
+        }
+        if self == Self::Null {
+            let (namespace, name) = stage.signer_account_name().expect("the signer runs as a service account");
+            let kubeconfig = scratch.write("kubeconfig", &stage.bed.kubeconfig(namespace, name).await);
+            let arguments = ["null".to_owned(), kubeconfig.display().to_string(), stage.signer_name.clone()];
+            let this = std::env::current_exe().expect("a process knows its file");
+            started = Some(Instant::now());
+            others.push(Kept::start(&this, &arguments, &scratch.join("null.log")));
+        }
+        Running { started: started.unwrap_or_else(Instant::now), signers, others, _scratch: scratch }
+    }
+}
+
+impl Running {
+    fn processes(&self) -> impl Iterator<Item = &Kept> {
+        self.signers.iter().map(SignerProcess::process).chain(&self.others)
+    }
+
+    /// What it has used of the processors so far, in seconds.
+    pub(crate) fn cpu(&self) -> f64 {
+        self.processes().map(|process| cpu(process.pid())).sum()
+    }
+
+    /// The most memory that one of its processes had, in MiB.
+    pub(crate) fn peak(&self) -> f64 {
+        self.processes().map(|process| peak(process.pid())).fold(0.0, f64::max)
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(self) {
+        self.signers
+            .into_iter()
+            .for_each(|signer| assert_eq!(signer.terminate(), 0, "the signer stops without an error"));
+        self.others.into_iter().for_each(Kept::kill);
+    }
+}
+
+/// Our signer as it is put into an image.
+pub(crate) fn shipped() -> PathBuf {
+    eprintln!("building the signer as it is shipped (profile dist) …");
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--profile", "dist", "-p", "podmint-signer", "--bin", "podmint-signer"])
+        .current_dir(assets::root())
+        .env("CARGO_TARGET_DIR", assets::target())
+        .status();
+    assert!(built.expect("cargo can be started").success(), "the signer cannot be built");
+    assets::target().join("dist/podmint-signer")
+}
+
+/// User and system time of a process in seconds; the kernel counts in hundredths.
+pub(crate) fn cpu(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    [11, 12].iter().map(|place| fields[*place].parse::<f64>().expect("a number")).sum::<f64>() / 100.0
+}
+
+fn peak(pid: i32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel keeps this");
+    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
+}
