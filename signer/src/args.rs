@@ -21,15 +21,23 @@ pub enum Command {
     /// Answer requests until told to stop.
     Run(RunArguments),
     /// Check a configuration and print what would be in force.
-    Check(ConfigArguments),
+    Check(CheckArguments),
 }
 
-/// Where the configuration is, and the domains that it is checked against.
+/// What to check.
 #[derive(Debug, Args)]
-pub struct ConfigArguments {
+pub struct CheckArguments {
     /// File with a stream of `PodSigner` YAML documents.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// What it is checked against.
+    #[command(flatten)]
+    pub domains: DomainArguments,
+}
+
+/// The domains that PodSigners are checked against.
+#[derive(Debug, Args)]
+pub struct DomainArguments {
     /// Domain of all signer names of this installation.
     #[arg(long, value_name = "DOMAIN", default_value = "podmint.dev")]
     pub signer_domain: String,
@@ -41,9 +49,12 @@ pub struct ConfigArguments {
 /// How to run.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// What to answer with.
+    /// File with a stream of `PodSigner` YAML documents; without it the PodSigner objects of the cluster count, and no file does.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What PodSigners are checked against.
     #[command(flatten)]
-    pub config: ConfigArguments,
+    pub domains: DomainArguments,
     /// How to reach the API server; in a pod, its ServiceAccount says.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,

@@ -3,6 +3,7 @@
 
 mod check;
 mod document;
+pub(crate) mod object;
 mod pattern;
 mod profile;
 mod report;
@@ -146,6 +147,11 @@ impl Config {
     pub fn parse(yaml: &str, domains: &Domains) -> Result<Self, ConfigError> {
         let signers = check::signers(&document::read(yaml)?, domains)?;
         Ok(Self { signers: signers.into_iter().map(Arc::new).collect(), domains: domains.clone() })
+    }
+
+    /// These, checked already.
+    pub(crate) fn of(signers: Vec<Arc<PodSigner>>, domains: &Domains) -> Self {
+        Self { signers, domains: domains.clone() }
     }
 
     /// All of them, as they stand in the file.

@@ -105,6 +105,7 @@ impl Controller {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut guard = self.parts.guard.clone();
         let mut authority = self.parts.authority_changes.subscribe();
+        let mut roster = self.parts.roster.changes();
         loop {
             self.dispatch();
             let due = self.due();
@@ -117,6 +118,7 @@ impl Controller {
                     self.queue.wake(Awaits::Authority);
                     self.trace_the_rest();
                 }
+                Ok(()) = roster.changed() => self.follow_roster(),
                 Ok(()) = self.standing.changed() => self.progress = Progress::default(),
                 () = sleep_until(due) => self.queue.wake_due(Instant::now()),
                 _ = tick.tick() => self.tick(),
@@ -177,7 +179,22 @@ impl Controller {
         [self.queue.next_due(), idle, quiet].into_iter().flatten().min()
     }
 
+    /// PodSigners have changed: what one of them holds is looked at again, and what belongs to none is forgotten.
+    fn follow_roster(&mut self) {
+        let roster = self.parts.roster.clone();
+        self.untraced.retain(|(signer, ..)| roster.knows(*signer));
+        for item in self.queue.sweep(u64::MAX, |item| !roster.knows(item.signer)) {
+            self.stored = self.stored.saturating_sub(item.weight());
+        }
+        self.parts.live().dismiss(|signer| !roster.knows(signer));
+        self.queue.wake(Awaits::Policy);
+    }
+
     fn hear(&mut self, signer: usize, news: News) {
+        // It was on its way when its signer went.
+        if !self.parts.roster.knows(signer) {
+            return;
+        }
         match news {
             News::Seen(round, version, object) => self.see(signer, round, version, *object),
             News::Gone(uid) => {
@@ -189,7 +206,7 @@ impl Controller {
                     self.stored = self.stored.saturating_sub(item.weight());
                 }
                 self.parts.live().sweep(signer, round);
-                self.parts.watch_is_up(signer);
+                self.parts.roster.listed(signer);
             }
         }
     }

@@ -14,9 +14,12 @@
 //!
 //! # The parts around it
 //!
-//! - [`run`](mod@run) joins the parts and stops them in order; [`args`] is the command line, [`config`] the `PodSigner` documents.
-//! - [`cluster`] talks to the API server: finds its versions, lists and watches requests, looks up what they name, publishes
-//!   answers, keeps the CA's Secrets and the trust bundle, and sees that the admission guard is there. Time is the API server's.
+//! - [`run`](mod@run) joins the parts and stops them in order; [`args`] is the command line, [`config`] checks `PodSigner`s, which are
+//!   documents of a file or objects of the cluster; [`resource`] is their CRD. `crew` keeps at work what each of them needs while they
+//!   come, change and go.
+//! - [`cluster`] talks to the API server: finds its versions, lists and watches requests and `PodSigner`s, looks up what requests
+//!   name, publishes answers and status, keeps the CA's Secrets and the trust bundle, and sees that the admission guard is there. Time is
+//!   the API server's.
 //! - `controller` keeps the unanswered requests: fair between namespaces, as many at a time as the API server takes, each looked
 //!   at again when what holds it changes.
 //! - [`authority`] owns the CA key. It signs only with proof that the root was just read back from the API server, and for a minute
@@ -38,7 +41,7 @@
 //!
 //! let options = Options {
 //!     client,
-//!     config: Config::parse(yaml, &Domains::parse("podmint.dev", "cluster.local")?)?,
+//!     source: Config::parse(yaml, &Domains::parse("podmint.dev", "cluster.local")?)?.into(),
 //!     namespace: "podmint-system".to_owned(),
 //!     identity: "signer-0".to_owned(),
 //!     audit: Sink::Stdout,
@@ -59,11 +62,14 @@ mod chain;
 pub mod cluster;
 pub mod config;
 mod controller;
+mod crew;
 mod health;
 pub mod kubectl;
 pub mod metrics;
 pub mod names;
 pub mod pace;
 pub mod pipeline;
+pub mod resource;
+mod roster;
 pub mod run;
 mod vitals;

@@ -1,10 +1,10 @@
-//! The command: reads arguments and files, chooses the cryptography, runs the signer, and runs it anew when its configuration
-//! changes.
+//! The command: reads arguments and files, chooses the cryptography, runs the signer, and hands it another configuration when the
+//! file changes.
 
 use std::{
     io::{IsTerminal, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -12,20 +12,23 @@ use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use podmint_signer::{
-    args::{Arguments, Command, ConfigArguments, LogFormat, LogLevel, RunArguments},
+    args::{Arguments, Command, DomainArguments, LogFormat, LogLevel, RunArguments},
     audit::Sink,
     config::{Config, Domains},
     pace::Pace,
-    run::{Options, run},
+    run::{Options, Source, run},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Check(arguments) => {
-            let report = read(&arguments)?.1.report();
+            let report = read(&arguments.config, &domains(&arguments.domains)?)?.1.report();
             writeln!(std::io::stdout(), "{}", report.trim_end()).context("could not print the report")
         }
         Command::Run(arguments) => {
@@ -41,76 +44,68 @@ fn main() -> Result<()> {
 }
 
 async fn serve(arguments: RunArguments) -> Result<()> {
-    let (mut text, mut config) = read(&arguments.config)?;
+    let domains = domains(&arguments.domains)?;
+    let source = match &arguments.config {
+        Some(path) => Source::Documents(follow(path.clone(), domains)?),
+        None => Source::Objects(domains),
+    };
     let client = client(arguments.kubeconfig.as_deref()).await?;
-    let namespace = arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let identity = arguments.identity.clone().unwrap_or_else(host_name);
-    let listener =
-        arguments.listen.map(TcpListener::bind).transpose().context("could not listen where --listen says")?;
+    let options = Options {
+        source,
+        namespace: arguments.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()),
+        client,
+        identity: arguments.identity.clone().unwrap_or_else(host_name),
+        audit: sink(&arguments.audit_log),
+        listen: arguments.listen.map(TcpListener::bind).transpose().context("could not listen where --listen says")?,
+        guard: arguments.admission_guard.into(),
+        pace: Pace::real(),
+    };
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone())?);
-    loop {
-        let options = Options {
-            client: client.clone(),
-            config,
-            namespace: namespace.clone(),
-            identity: identity.clone(),
-            audit: sink(&arguments.audit_log),
-            listen: listener
-                .as_ref()
-                .map(TcpListener::try_clone)
-                .transpose()
-                .context("could not share the listener")?,
-            guard: arguments.admission_guard.into(),
-            pace: Pace::real(),
-        };
-        let round = stop.child_token();
-        let running = run(options, round.clone());
-        tokio::pin!(running);
-        let changed = tokio::select! {
-            ended = &mut running => return ended.context("the signer failed"),
-            changed = changed(&arguments.config, &text) => changed,
-        };
-        tracing::info!("the configuration has changed: starting anew with it");
-        round.cancel();
-        running.await.context("the signer failed")?;
-        if stop.is_cancelled() {
-            return Ok(());
-        }
-        (text, config) = changed;
-    }
+    run(options, stop).await.context("the signer failed")
 }
 
-/// Waits for another configuration that is good. A bad one changes nothing but the log.
-async fn changed(arguments: &ConfigArguments, before: &str) -> (String, Config) {
-    let mut said = None;
-    loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        match read(arguments) {
-            Ok((text, _)) if text == before => said = None,
-            Ok(changed) => return changed,
-            Err(error) => {
-                let text = format!("{error:#}");
-                if said.as_ref() != Some(&text) {
-                    tracing::error!(
-                        error = text,
-                        "the configuration has changed and is not good; the last good one stays"
-                    );
-                    said = Some(text);
+/// Reads the file, and again and again after. A bad one changes nothing but the log.
+fn follow(path: PathBuf, domains: Domains) -> Result<watch::Receiver<Config>> {
+    let (mut text, config) = read(&path, &domains)?;
+    let (out, config) = watch::channel(config);
+    tokio::spawn(async move {
+        let mut said = None;
+        while !out.is_closed() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            match read(&path, &domains) {
+                Ok((again, _)) if again == text => said = None,
+                Ok((changed, config)) => {
+                    tracing::info!("the configuration has changed");
+                    (text, said) = (changed, None);
+                    out.send_replace(config);
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if said.as_ref() != Some(&error) {
+                        tracing::error!(
+                            error,
+                            "the configuration has changed and is not good; the last good one stays"
+                        );
+                        said = Some(error);
+                    }
                 }
             }
         }
-    }
+    });
+    Ok(config)
 }
 
-fn read(arguments: &ConfigArguments) -> Result<(String, Config)> {
-    let ConfigArguments { config: path, signer_domain, cluster_domain } = arguments;
-    let domains =
-        Domains::parse(signer_domain, cluster_domain).context("--signer-domain or --cluster-domain is no domain")?;
+fn domains(arguments: &DomainArguments) -> Result<Domains> {
+    let DomainArguments { signer_domain, cluster_domain } = arguments;
+    Domains::parse(signer_domain, cluster_domain).context("--signer-domain or --cluster-domain is no domain")
+}
+
+fn read(path: &Path, domains: &Domains) -> Result<(String, Config)> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("could not read the configuration {}: give its path with --config", path.display()))?;
     let config =
-        Config::parse(&text, &domains).with_context(|| format!("the configuration {} is not good", path.display()))?;
+        Config::parse(&text, domains).with_context(|| format!("the configuration {} is not good", path.display()))?;
     Ok((text, config))
 }
 

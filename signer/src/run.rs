@@ -2,6 +2,7 @@
 //! finished, the Lease is given back.
 
 use std::{
+    collections::BTreeMap,
     net::TcpListener,
     sync::{Arc, Mutex},
     time::Duration,
@@ -22,18 +23,20 @@ use crate::{
         clock::ServerClock,
         events::Notices,
         guard::{GuardState, Lookout},
-        keeper::{Authority, Keeper, Makeup},
         lease::{Standing, Turn},
         lookup::Lookup,
+        podsigners::PodSigners,
         services::{SeenServices, ServiceWatch},
+        status::StatusWriter,
         versions::Versions,
-        watch::Watch,
     },
-    config::Config,
+    config::{Config, Domains},
     controller::{Controller, live::Live, walk::Parts},
+    crew::Crew,
     health::{self, Health},
     metrics::Metrics,
     pace::Pace,
+    roster::Roster,
     vitals::Vitals,
 };
 
@@ -42,8 +45,8 @@ pub struct Options {
     /// The way to the API server, with the rights of `deploy/kustomize/rbac.yaml`. Its own retries should be off: the signer knows better
     /// when to come back.
     pub client: kube::Client,
-    /// Which signer names, and who gets certificates by them.
-    pub config: Config,
+    /// Where the PodSigners are: which signer names there are, and who gets certificates by them.
+    pub source: Source,
     /// Where the Secrets of the CA and the Lease are.
     pub namespace: String,
     /// The name of this replica.
@@ -56,6 +59,30 @@ pub struct Options {
     pub guard: Guard,
     /// How long waits are.
     pub pace: Pace,
+}
+
+/// Where the PodSigners are. A change is taken up while the signer runs.
+pub enum Source {
+    /// In documents. Whoever reads them sends others when they change.
+    Documents(watch::Receiver<Config>),
+    /// In the cluster, as objects.
+    Objects(Domains),
+}
+
+impl Source {
+    fn domains(&self) -> Domains {
+        match self {
+            Self::Documents(config) => config.borrow().domains().clone(),
+            Self::Objects(domains) => domains.clone(),
+        }
+    }
+}
+
+impl From<Config> for Source {
+    /// Documents that never change.
+    fn from(config: Config) -> Self {
+        Self::Documents(watch::channel(config).1)
+    }
 }
 
 /// Why a signer could not run, or ended by itself.
@@ -81,7 +108,7 @@ pub enum RunError {
 /// # Errors
 /// When it cannot begin, or when a part of it breaks. Trouble with the cluster is none: the signer waits for it to pass.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunError> {
-    let Options { client, config, namespace, identity, audit, listen, guard, pace } = options;
+    let Options { client, source, namespace, identity, audit, listen, guard, pace } = options;
     let (metrics, health) = (Metrics::new(), Health::new());
     let log = Log::open(audit).map_err(RunError::Audit)?;
     let mut tasks = JoinSet::new();
@@ -107,47 +134,34 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     let refill = Arc::new(Notify::new());
     let (news_in, news) = mpsc::channel(NEWS);
     let (notices, writer) = Notices::new(calls.clone(), identity.clone(), metrics.clone(), pace);
-    let vitals = Vitals::new(config.signers().len(), metrics.clone());
-    let mut authorities = Vec::new();
-    let mut watch_tokens = Vec::new();
-
-    for (number, signer) in config.signers().iter().enumerate() {
-        let authority = watch::Sender::new(Authority::unknown());
-        authorities.push(authority.subscribe());
-        watch_tokens.push(Some(health.token("certificate requests listed")));
-        let makeup = Makeup {
-            calls: calls.clone(),
-            versions: versions.clone(),
-            namespace: namespace.clone(),
-            signer: Arc::clone(signer),
-            domains: config.domains().clone(),
-            pace,
-            out: authority,
-            changes: changes.clone(),
-            vitals: vitals.clone(),
-            number,
-            token: health.token("CA usable and its root published"),
-        };
-        tasks.spawn(named("keeper of the CA", Keeper::new(makeup).run()));
-        let watch = Watch {
-            calls: calls.clone(),
-            versions: versions.clone(),
-            signer: signer.signer_name.clone(),
-            number,
-            out: news_in.clone(),
-            refill: Arc::clone(&refill),
-            metrics: metrics.clone(),
-            pace,
-        };
-        tasks.spawn(named("watch of certificate requests", watch.run()));
-    }
-    drop(news_in);
-
+    let vitals = Vitals::new(metrics.clone());
+    let roster = Roster::new();
+    let domains = source.domains();
+    let (config, is_known) = match source {
+        Source::Documents(config) => (config, true),
+        Source::Objects(domains) => {
+            let token = health.token("PodSigners listed");
+            let podsigners = PodSigners::new(calls.clone(), domains, metrics.clone(), pace, token);
+            let config = podsigners.config();
+            let status = StatusWriter {
+                calls: calls.clone(),
+                judgement: podsigners.judgement(),
+                roster: roster.clone(),
+                authority_changes: changes.subscribe(),
+                guard: guard_state.subscribe(),
+                standing: standing.subscribe(),
+                notices: notices.clone(),
+                pace,
+                written: BTreeMap::new(),
+            };
+            tasks.spawn(named("watch of PodSigners", podsigners.run()));
+            tasks.spawn(named("writer of their status", status.run()));
+            (config, false)
+        }
+    };
     let services = SeenServices::new();
-    let asked = config.signers().iter().any(|signer| signer.wants_services());
-    if asked {
-        services.want();
-    }
+    // Of objects it is not known yet.
+    let asked = is_known && config.borrow().signers().iter().any(|signer| signer.wants_services());
     let service_watch = ServiceWatch {
         calls: calls.clone(),
         seen: services.clone(),
@@ -157,10 +171,28 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     };
     tasks.spawn(named("watch of Services", service_watch.run()));
 
+    let crew = Crew {
+        calls: calls.clone(),
+        versions: versions.clone(),
+        namespace: namespace.clone(),
+        pace,
+        config,
+        is_known,
+        roster: roster.clone(),
+        authority_changes: changes.clone(),
+        news: news_in,
+        refill: Arc::clone(&refill),
+        services: services.clone(),
+        vitals,
+        metrics: metrics.clone(),
+        health: health.clone(),
+    };
+    tasks.spawn(crew.run());
+
     let lookout = Lookout {
         calls: calls.clone(),
         guard,
-        domain: config.domains().signer.clone(),
+        domain: domains.signer.clone(),
         state: guard_state.clone(),
         metrics: metrics.clone(),
         pace,
@@ -183,8 +215,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         versions,
         lookup: Lookup::new(calls),
         services,
-        signers: config.signers().to_vec(),
-        authorities: authorities.clone(),
+        roster: roster.clone(),
         authority_changes: changes,
         guard: guard_state.subscribe(),
         clerk: Clerk::new(log, &identity),
@@ -192,11 +223,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         metrics,
         pace,
         live: Mutex::new(Live::default()),
-        watch_tokens: Mutex::new(watch_tokens),
     });
     drop(starting);
     // What would be held for the very first moment need not be looked at twice.
-    let settled = tokio::time::timeout(pace.of(SETTLE), settle(guard_state.subscribe(), authorities));
+    let settled = tokio::time::timeout(pace.of(SETTLE), settle(guard_state.subscribe(), roster));
     tokio::select! {
         () = stop.cancelled() => {}
         _ = settled => {}
@@ -226,9 +256,10 @@ async fn first_discovery(versions: &Versions) {
 }
 
 /// Until the guard is known and every CA can sign.
-async fn settle(mut guard: watch::Receiver<GuardState>, authorities: Vec<watch::Receiver<Authority>>) {
+async fn settle(mut guard: watch::Receiver<GuardState>, roster: Roster) {
     drop(guard.wait_for(|state| *state != GuardState::Unknown).await);
-    for mut authority in authorities {
+    drop(roster.changes().wait_for(|changes| *changes > 0).await);
+    for mut authority in roster.authorities() {
         drop(authority.wait_for(|authority| authority.issuer.is_ok()).await);
     }
 }

@@ -20,6 +20,7 @@ mod hostile;
 mod issue;
 mod lag;
 mod names;
+mod podsigner;
 mod record;
 mod replicas;
 mod rights;

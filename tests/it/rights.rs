@@ -14,6 +14,7 @@ use podmint_tests::signer::Signer;
 use podmint_tests::stage::{Pod, Said};
 use podmint_tests::{Bed, Stage, bare, call, leaf};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use crate::forge::foreign_root;
 
@@ -26,19 +27,22 @@ fn every_right_is_needed() {
     podmint_tests::run(async {
         let bed = Bed::own(Settings::of("1.37.2")).await;
         install_guard_for_every_namespace(&bed).await;
+        install::crd(&bed).await;
         // Kubernetes lets every service account read trust bundles unless its administrator thinks otherwise, as here.
         let admin = bed.client(&podmint_tests::Who::Admin).await;
         let default = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:cluster-trust-bundle-discovery";
         call::delete(&admin, default).await.unwrap();
         let old_authority = Arc::new(old_authority().await);
-        if let Err(step) = ordinary_day(&bed, None, &old_authority).await {
-            panic!("with all rights of the manifest this failed: {step}");
+        for reads in [Reads::Documents, Reads::Objects] {
+            if let Err(step) = ordinary_day(&bed, None, reads, &old_authority).await {
+                panic!("with all rights of the manifest this failed: {step}");
+            }
         }
 
         let days = install::rights().into_iter().map(|right| {
             let (bed, old_authority) = (bed.clone(), Arc::clone(&old_authority));
             async move {
-                let day = ordinary_day(&bed, Some(&right), &old_authority).await;
+                let day = ordinary_day(&bed, Some(&right), Reads::by(&right), &old_authority).await;
                 eprintln!("without {right}: {}", day.as_ref().err().map_or("nothing failed", String::as_str));
                 (right, day)
             }
@@ -50,8 +54,26 @@ fn every_right_is_needed() {
     });
 }
 
+/// Where the signer's PodSigner is.
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Documents,
+    Objects,
+}
+
+impl Reads {
+    /// Who reads documents needs no right to objects.
+    fn by(right: &Right) -> Self {
+        if right.resource.starts_with("podsigners") { Self::Objects } else { Self::Documents }
+    }
+}
+
+/// Objects are the whole cluster's: one signer at a time reads them.
+static OBJECTS: Mutex<()> = Mutex::const_new(());
+
 /// Everything the signer does, once. The error is the first step that failed.
-async fn ordinary_day(bed: &Bed, missing: Option<&Right>, old_authority: &[Value]) -> Result<(), String> {
+async fn ordinary_day(bed: &Bed, missing: Option<&Right>, reads: Reads, old_authority: &[Value]) -> Result<(), String> {
+    let _alone = if reads == Reads::Objects { Some(OBJECTS.lock().await) } else { None };
     let stage = Stage::open_without(missing, bed, "rights").await;
     // Only an authority that exists already, half-way through its life, is changed at start; only one that does not is made.
     let inherits = missing.is_some_and(|right| right.resource == "secrets" && right.verb == "update");
@@ -63,31 +85,54 @@ async fn ordinary_day(bed: &Bed, missing: Option<&Right>, old_authority: &[Value
     let proxy = Proxy::start(bed.client(&stage.signer_account).await).await;
     let rule = json!([{"name": "shop", "namespaces": [stage.namespace], "serviceAccounts": ["shop"],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.namespace}}}]);
-    let signer = stage
-        .a_signer()
-        .guarded()
-        .with("allow", rule)
-        .with("profile", json!({"dnsNames": ["services"]}))
-        .through(proxy.client())
-        .start()
-        .await;
+    let plan = stage.a_signer().guarded().with("allow", rule).with("profile", json!({"dnsNames": ["services"]}));
+    let plan = plan.through(proxy.client());
+    let mut object = plan.object();
+    object["metadata"]["name"] = json!(stage.namespace);
+    let signer = match reads {
+        Reads::Documents => plan.start().await,
+        Reads::Objects => {
+            install::apply(&stage.admin, &object).await;
+            plan.from_objects().start().await
+        }
+    };
+    let day = its_steps(&stage, &signer, &proxy, reads, inherits.then_some(old_authority)).await;
+    if reads == Reads::Objects {
+        call::delete(&stage.admin, &install::path(&object)).await.unwrap();
+    }
+    day
+}
 
+async fn its_steps(
+    stage: &Stage,
+    signer: &Signer,
+    proxy: &Proxy,
+    reads: Reads,
+    inherited: Option<&[Value]>,
+) -> Result<(), String> {
     step("the signer becomes ready", async || signer.readiness().await.is_ok()).await?;
     let pod = stage.any_pod().await;
-    answered(&stage, &pod, "a certificate is issued").await?;
+    answered(stage, &pod, "a certificate is issued").await?;
+    if reads == Reads::Objects {
+        let path = format!("{}/{}", install::PODSIGNERS, stage.namespace);
+        step("its PodSigner says so", async || {
+            call::get(&stage.admin, &path).await.is_ok_and(|now| now["status"]["state"] == "Issuing")
+        })
+        .await?;
+    }
     step("it answers first", async || signer.metric("podmint_signer_first", &[]).await > 0.5).await?;
-    lease_is_renewed(&stage).await?;
-    new_services_are_seen(&stage, &pod).await?;
+    lease_is_renewed(stage).await?;
+    new_services_are_seen(stage, &pod).await?;
     let faults = async || signer.metric("podmint_signer_answers_total", &["answer=\"fault\""]).await;
     let before = faults().await;
     proxy.conflict(1);
-    answered(&stage, &pod, "a certificate is issued after a conflict").await?;
+    answered(stage, &pod, "a certificate is issued after a conflict").await?;
     if faults().await > before + 0.5 {
         return Err("a conflict is looked into at once".to_owned());
     }
-    bundle_is_repaired(&stage).await?;
-    event_is_written(&stage, &pod, &signer).await?;
-    if inherits {
+    bundle_is_repaired(stage).await?;
+    event_is_written(stage, &pod, signer).await?;
+    if let Some(old_authority) = inherited {
         let secret = format!("/api/v1/namespaces/{}/secrets/podmint-ca", stage.signer_namespace);
         let before = &old_authority[0]["data"];
         step("the next intermediate is made", async || {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::call::{self, Refused};
+use crate::until::until;
 use crate::{Bed, Who, assets};
 
 /// The namespace the manifests name.
@@ -62,6 +63,23 @@ pub async fn guard(bed: &Bed) {
         apply(&admin, &object).await;
     }
 }
+
+/// Applies the shipped CRD, and waits until PodSigners are served.
+pub async fn crd(bed: &Bed) {
+    let admin = bed.client(&Who::Admin).await;
+    apply(&admin, &shipped_crd()).await;
+    until("PodSigners are served", async || call::get(&admin, PODSIGNERS).await.ok()).await;
+}
+
+/// The CRD that the chart brings.
+pub fn shipped_crd() -> Value {
+    let path = assets::root().join("deploy/helm/podmint/crds/podsigners.yaml");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// Where PodSigners are in the API.
+pub const PODSIGNERS: &str = "/apis/podmint.dev/v1alpha1/podsigners";
 
 /// Takes the guard away again.
 pub async fn remove_guard(bed: &Bed) {
@@ -132,7 +150,7 @@ fn in_namespace(mut object: Value, namespace: &str) -> Value {
 }
 
 /// Where an object is in the API, for the kinds that the manifests hold.
-fn path(object: &Value) -> String {
+pub fn path(object: &Value) -> String {
     let plural = match object["kind"].as_str() {
         Some("ServiceAccount") => "serviceaccounts",
         Some("ClusterRole") => "clusterroles",
@@ -140,6 +158,8 @@ fn path(object: &Value) -> String {
         Some("Role") => "roles",
         Some("RoleBinding") => "rolebindings",
         Some("Namespace") => "namespaces",
+        Some("PodSigner") => "podsigners",
+        Some("CustomResourceDefinition") => "customresourcedefinitions",
         Some("Secret") => "secrets",
         Some("ClusterTrustBundle") => "clustertrustbundles",
         Some("ValidatingAdmissionPolicy") => "validatingadmissionpolicies",

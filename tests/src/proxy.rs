@@ -85,7 +85,9 @@ impl Past {
     /// Whether this is a write that is to meet a conflict.
     fn conflicts_with(&self, request: &Request<Incoming>) -> bool {
         let mut left = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_write = request.method() == Method::PUT && request.uri().path().ends_with("/status");
+        let is_write = request.method() == Method::PUT
+            && request.uri().path().contains("/podcertificaterequests/")
+            && request.uri().path().ends_with("/status");
         let conflicts = is_write && *left > 0;
         *left -= u32::from(conflicts);
         conflicts

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use podmint_signer::audit::Sink;
 use podmint_signer::config::{Config, Domains};
 use podmint_signer::pace::Pace;
-use podmint_signer::run::{Guard, Options};
+use podmint_signer::run::{Guard, Options, Source};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ pub struct SignerPlan<'a> {
     guard: Guard,
     pace: Pace,
     client: Option<kube::Client>,
+    from_objects: bool,
 }
 
 impl Stage {
@@ -49,6 +50,7 @@ impl Stage {
             guard: Guard::Off,
             pace: Pace::compressed(COMPRESSED),
             client: None,
+            from_objects: false,
         }
     }
 
@@ -92,10 +94,20 @@ impl SignerPlan<'_> {
         self
     }
 
+    /// Which reads the PodSigner objects of the cluster, whoever makes them.
+    pub fn from_objects(mut self) -> Self {
+        self.from_objects = true;
+        self
+    }
+
     /// Starts it in this process.
     pub async fn start(self) -> Signer {
         let domains = Domains::parse("podmint.dev", "cluster.local").expect("two domains");
-        let config = Config::parse(&self.document(), &domains).expect("a story's configuration is good");
+        let source = if self.from_objects {
+            Source::Objects(domains)
+        } else {
+            Config::parse(&self.document(), &domains).expect("a story's configuration is good").into()
+        };
         let listen = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let metrics = plain_client(listen.local_addr().expect("a bound socket has an address").port());
         let client = match self.client {
@@ -105,7 +117,7 @@ impl SignerPlan<'_> {
         let audit = Arc::new(Mutex::new(Vec::new()));
         let options = Options {
             client,
-            config,
+            source,
             namespace: self.stage.signer_namespace.clone(),
             identity: self.identity,
             audit: Sink::Memory(Arc::clone(&audit)),
@@ -155,11 +167,15 @@ impl SignerPlan<'_> {
 
     /// The configuration file.
     pub fn document(&self) -> String {
-        let document = json!({
+        self.object().to_string()
+    }
+
+    /// Its PodSigner.
+    pub fn object(&self) -> Value {
+        json!({
             "apiVersion": "podmint.dev/v1alpha1", "kind": "PodSigner",
             "metadata": {"name": "story"}, "spec": self.spec,
-        });
-        document.to_string()
+        })
     }
 }
 

@@ -165,7 +165,7 @@ impl<'a> Show<'a> {
         let metrics = listener.local_addr().context("no address for the signer's metrics")?;
         let options = Options {
             client,
-            config,
+            source: config.into(),
             namespace: scene::SIGNER_NAMESPACE.to_owned(),
             identity: "demo".to_owned(),
             audit: audit::Sink::File(self.audit_log()),

@@ -1,5 +1,5 @@
-//! Tells a pod's author why its certificate does not come: an Event on the pod. Best effort and bounded: an Event is never worth
-//! a certificate.
+//! Tells a pod's author why its certificate does not come, and an administrator why his PodSigner is not in force: an Event on
+//! the object. Best effort and bounded: an Event is never worth a certificate.
 
 use std::{
     collections::HashMap,
@@ -17,12 +17,17 @@ use crate::{
     pace::{Pace, chance},
 };
 
-/// What is to be told, about which pod.
+/// Whom it is about.
+#[derive(Clone, Debug)]
+pub(crate) enum About {
+    Pod { namespace: Namespace, name: PodName, uid: PodUid },
+    PodSigner { name: String, uid: String },
+}
+
+/// What is to be told.
 #[derive(Clone, Debug)]
 pub(crate) struct Notice {
-    pub(crate) namespace: Namespace,
-    pub(crate) pod: PodName,
-    pub(crate) pod_uid: PodUid,
+    pub(crate) about: About,
     /// One word, for machines.
     pub(crate) reason: &'static str,
     /// What to change, for people.
@@ -59,54 +64,53 @@ pub(crate) struct Writer {
     metrics: Metrics,
     pace: Pace,
     notices: mpsc::Receiver<Notice>,
-    /// When each pod was last told something.
-    told: HashMap<PodUid, Instant>,
+    /// When each object was last told something, by its UID.
+    told: HashMap<String, Instant>,
 }
 
 impl Writer {
     /// Until the last [`Notices`] is gone.
     pub(crate) async fn run(mut self) {
         while let Some(notice) = self.notices.recv().await {
-            if !self.may_tell(&notice.pod_uid, Instant::now()) {
+            if !self.may_tell(notice.about.uid(), Instant::now()) {
                 continue;
             }
-            let path = format!("/api/v1/namespaces/{}/events", notice.namespace);
+            let path = format!("/api/v1/namespaces/{}/events", notice.about.namespace());
             if let Err(error) = self.calls.create::<Value>(&path, &self.event(&notice)).await {
                 self.metrics.events_dropped.inc();
-                tracing::debug!(pod = %notice.pod, namespace = %notice.namespace, error = %Chain(&error), "could not write an event");
+                tracing::debug!(about = ?notice.about, error = %Chain(&error), "could not write an event");
             }
         }
     }
 
-    /// Never more than one a minute for a pod.
-    fn may_tell(&mut self, pod: &PodUid, now: Instant) -> bool {
+    /// Never more than one a minute for an object.
+    fn may_tell(&mut self, uid: &str, now: Instant) -> bool {
         let quiet = self.pace.of(QUIET);
         if self.told.len() >= REMEMBERED {
             self.told.retain(|_, told| now.saturating_duration_since(*told) < quiet);
         }
-        let recently = self.told.get(pod).is_some_and(|told| now.saturating_duration_since(*told) < quiet);
+        let recently = self.told.get(uid).is_some_and(|told| now.saturating_duration_since(*told) < quiet);
         if recently || self.told.len() >= REMEMBERED {
             return false;
         }
-        self.told.insert(pod.clone(), now);
+        self.told.insert(uid.to_owned(), now);
         true
     }
 
     fn event(&self, notice: &Notice) -> Value {
         let now = self.calls.clock().now().and_then(|now| jiff::Timestamp::from_second(now.unix_timestamp()).ok());
         let now = now.map(|now| now.to_string());
-        // A name is unique if the time in it is: by pod there is at most one a minute.
+        // A name is unique if the time in it is: of an object there is at most one a minute.
         let stamp = format!("{:x}{:04x}", self.calls.clock().now().map_or(0, |now| now.unix_timestamp()), chance());
-        let pod: String = notice.pod.as_str().chars().take(LONGEST_NAME).collect();
+        let name: String = notice.about.name().chars().take(LONGEST_NAME).collect();
         let text: String = notice.text.chars().take(LONGEST_TEXT).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": format!("{}.{stamp}", pod.trim_end_matches(['.', '-'])), "namespace": notice.namespace},
-            "involvedObject": {
-                "apiVersion": "v1", "kind": "Pod",
-                "namespace": notice.namespace, "name": notice.pod, "uid": notice.pod_uid,
+            "metadata": {
+                "name": format!("{}.{stamp}", name.trim_end_matches(['.', '-'])), "namespace": notice.about.namespace(),
             },
+            "involvedObject": notice.about.reference(),
             "type": "Warning",
             "reason": notice.reason,
             "message": text,
@@ -120,11 +124,46 @@ impl Writer {
     }
 }
 
+impl About {
+    fn name(&self) -> &str {
+        match self {
+            Self::Pod { name, .. } => name.as_str(),
+            Self::PodSigner { name, .. } => name,
+        }
+    }
+
+    fn uid(&self) -> &str {
+        match self {
+            Self::Pod { uid, .. } => uid.as_str(),
+            Self::PodSigner { uid, .. } => uid,
+        }
+    }
+
+    /// Where the Event is: that of an object of the whole cluster is in `default`, as Kubernetes has it.
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Pod { namespace, .. } => namespace.as_str(),
+            Self::PodSigner { .. } => "default",
+        }
+    }
+
+    fn reference(&self) -> Value {
+        match self {
+            Self::Pod { namespace, name, uid } => {
+                json!({"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid})
+            }
+            Self::PodSigner { name, uid } => {
+                json!({"apiVersion": "podmint.dev/v1alpha1", "kind": "PodSigner", "name": name, "uid": uid})
+            }
+        }
+    }
+}
+
 const QUIET: Duration = Duration::from_mins(1);
 const WAITING: usize = 256;
 /// With more pods than this to tell something in one minute, the cause is not theirs.
 const REMEMBERED: usize = 10_000;
-/// Letters of the pod's name in the Event's, which may have 253.
+/// Letters of the object's name in the Event's, which may have 253.
 const LONGEST_NAME: usize = 200;
 /// What the API server takes.
 const LONGEST_TEXT: usize = 1000;
@@ -136,9 +175,11 @@ mod tests {
 
     fn notice(pod: &str) -> Notice {
         Notice {
-            namespace: Namespace::parse("shop").unwrap(),
-            pod: PodName::parse(pod).unwrap(),
-            pod_uid: PodUid::parse(pod.get(..40).unwrap_or(pod)).unwrap(),
+            about: About::Pod {
+                namespace: Namespace::parse("shop").unwrap(),
+                name: PodName::parse(pod).unwrap(),
+                uid: PodUid::parse(pod.get(..40).unwrap_or(pod)).unwrap(),
+            },
             reason: "CertificateOnHold",
             text: "x".repeat(5000),
         }
@@ -154,6 +195,17 @@ mod tests {
         drop(notices);
         writer.run().await;
         assert_eq!(fake.count("POST /api/v1/namespaces/shop/events"), 2);
+    }
+
+    #[tokio::test]
+    async fn an_event_about_a_pod_signer_is_in_the_namespace_that_kubernetes_wants() {
+        let fake = Fake::new();
+        let (notices, writer) = Notices::new(fake.calls(), "one".to_owned(), Metrics::new(), Pace::real());
+        let about = About::PodSigner { name: "workload".to_owned(), uid: "u".to_owned() };
+        notices.leave(Notice { about, reason: "SpecRefused", text: String::new() });
+        drop(notices);
+        writer.run().await;
+        assert_eq!(fake.count("POST /api/v1/namespaces/default/events"), 1);
     }
 
     #[tokio::test]

@@ -38,12 +38,14 @@ pub(crate) struct Authority {
     pub(crate) roots: Option<Arc<str>>,
     /// Its parts, and what happens next; none while no Secret can be used.
     pub(crate) view: Option<Arc<View>>,
+    /// What somebody should see to, in the words of the log.
+    pub(crate) trouble: Option<Arc<str>>,
 }
 
 impl Authority {
     /// Before anything was looked at.
     pub(crate) fn unknown() -> Self {
-        Self { issuer: Err(Hold::AuthorityUnusable), roots: None, view: None }
+        Self { issuer: Err(Hold::AuthorityUnusable), roots: None, view: None, trouble: None }
     }
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct Keeper {
     calls: Calls,
     versions: Versions,
     secrets: Secrets,
+    /// As it is now; another policy is taken over with the next look.
+    policy: watch::Receiver<Arc<PodSigner>>,
     signer: Arc<PodSigner>,
     domains: Domains,
     pace: Pace,
@@ -133,26 +137,29 @@ pub(crate) struct Makeup {
     pub(crate) calls: Calls,
     pub(crate) versions: Versions,
     pub(crate) namespace: String,
-    pub(crate) signer: Arc<PodSigner>,
+    pub(crate) signer: watch::Receiver<Arc<PodSigner>>,
     pub(crate) domains: Domains,
     pub(crate) pace: Pace,
     pub(crate) out: watch::Sender<Authority>,
     pub(crate) changes: watch::Sender<()>,
     pub(crate) vitals: Vitals,
     pub(crate) number: usize,
-    pub(crate) token: Token,
+    /// Held until it may sign for the first time.
+    pub(crate) token: Option<Token>,
 }
 
 impl Keeper {
     pub(crate) fn new(makeup: Makeup) -> Self {
-        let Makeup { calls, versions, namespace, signer, domains, pace, out, changes, vitals, number, token } = makeup;
+        let Makeup { calls, versions, namespace, signer: policy, domains, pace, out, changes, vitals, number, token } =
+            makeup;
+        let signer = Arc::clone(&policy.borrow());
         let secrets = Secrets { calls: calls.clone(), namespace };
         let memory = Memory::default();
-        let token = Some(token);
         Self {
             calls,
             versions,
             secrets,
+            policy,
             signer,
             domains,
             pace,
@@ -170,6 +177,7 @@ impl Keeper {
     pub(crate) async fn run(mut self) {
         let mut attempt = 0_u32;
         loop {
+            self.signer = Arc::clone(&self.policy.borrow_and_update());
             let wait = match self.look().await {
                 Ok(()) => {
                     attempt = 0;
@@ -431,7 +439,7 @@ impl Keeper {
                 let roots = Some(Arc::from(wanted.as_str()));
                 let view = Some(Arc::new(self.view(generation, looked)));
                 let issuer = Err(Hold::TrustNotPublished);
-                self.show(Authority { issuer, roots, view }, Vital::out_of_sync(bundles.foreign));
+                self.show(Authority { issuer, roots, view, trouble: None }, Vital::out_of_sync(bundles.foreign));
                 self.memory.published = None;
             }
         }
@@ -477,7 +485,7 @@ impl Keeper {
         let vital = Vital::signing(generation.usable_until(), looked.bundles.foreign);
         let roots = Some(Arc::from(generation.trust_bundle()));
         let view = Some(Arc::new(self.view(generation, looked)));
-        self.show(Authority { issuer: Ok(Arc::new(issuer)), roots, view }, vital);
+        self.show(Authority { issuer: Ok(Arc::new(issuer)), roots, view, trouble: None }, vital);
         drop(self.token.take());
     }
 
@@ -499,7 +507,7 @@ impl Keeper {
         self.memory.confirmed = self.memory.confirmed.map(|_| self.confirmed(looked));
         let roots = remembered.as_ref().map(|generation| Arc::from(generation.trust_bundle()));
         let (issuer, view) = (Err(Hold::AuthorityUnusable), None);
-        self.show(Authority { issuer, roots, view }, Vital::unusable(looked.bundles.foreign));
+        self.show(Authority { issuer, roots, view, trouble: None }, Vital::unusable(looked.bundles.foreign));
     }
 
     /// A look failed. What was read back a moment ago still counts; not for long.
@@ -514,7 +522,7 @@ impl Keeper {
             let roots: Option<Arc<str>> =
                 self.memory.generation.as_ref().map(|generation| Arc::from(generation.trust_bundle()));
             let hold = if roots.is_some() { Hold::TrustNotPublished } else { Hold::AuthorityUnusable };
-            self.show(Authority { issuer: Err(hold), roots, view: None }, Vital::out_of_sync(0));
+            self.show(Authority { issuer: Err(hold), roots, view: None, trouble: None }, Vital::out_of_sync(0));
         }
         if matches!(error, KeeperError::NotServed) || error.is_unserved() {
             drop(self.versions.discover().await);
@@ -538,6 +546,21 @@ impl Keeper {
             }
         }
         self.said = text;
+        self.share_trouble();
+    }
+
+    fn share_trouble(&self) {
+        let trouble = self.said.as_deref();
+        let other = |known: &mut Authority| {
+            let other = known.trouble.as_deref() != trouble;
+            if other {
+                known.trouble = trouble.map(Arc::from);
+            }
+            other
+        };
+        if self.out.send_if_modified(other) {
+            self.changes.send_replace(());
+        }
     }
 
     fn show(&self, authority: Authority, vital: Vital) {
@@ -552,6 +575,7 @@ impl Keeper {
         if changed {
             self.changes.send_replace(());
         }
+        self.share_trouble();
     }
 }
 

@@ -224,8 +224,22 @@ fn secrets(place: Place<'_>, secret: Option<DnsName>, root: Option<DnsName>) -> 
     Ok(SelfManaged { secret_name, root_secret_name })
 }
 
+/// Checks one object of the API server, which has neither lines nor a number.
+pub(super) fn object(tree: &Spanned<Tree>, domains: &Domains) -> Result<PodSigner, ConfigError> {
+    signer(Place::new(tree, &OBJECT), domains)
+}
+
+/// Where an object is wrong that is right by itself.
+pub(super) fn object_place() -> Place<'static> {
+    Place::nowhere(&OBJECT)
+}
+
 /// What two PodSigners may not share.
-fn unlike(before: &[PodSigner], signer: &PodSigner, place: Place<'_>) -> Result<(), ConfigError> {
+pub(super) fn unlike<'s>(
+    before: impl IntoIterator<Item = &'s PodSigner>,
+    signer: &PodSigner,
+    place: Place<'_>,
+) -> Result<(), ConfigError> {
     for other in before {
         if other.name == signer.name {
             return Err(place.error(format!(
@@ -250,7 +264,10 @@ fn unlike(before: &[PodSigner], signer: &PodSigner, place: Place<'_>) -> Result<
     Ok(())
 }
 
-const API_VERSION: &str = "podmint.dev/v1alpha1";
+pub(super) const API_VERSION: &str = "podmint.dev/v1alpha1";
+
+/// Its author knows which one it is.
+const OBJECT: Path<'static> = Path::Document("");
 
 /// 24 h, renewed at 40-60 %: any pod outlives a signer outage of 9 h.
 const LIFETIME: Lifetime = Lifetime { max_seconds: 86_400, refresh_from_permille: 400, refresh_to_permille: 600 };

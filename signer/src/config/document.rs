@@ -22,7 +22,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The line, counted from 1.
+    /// The line, counted from 1; 0 in an object of the API server, which has none.
     pub fn line(&self) -> u64 {
         self.line
     }
@@ -36,14 +36,13 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { document, field, line, problem } = self;
-        write!(out, "line {line}")?;
-        if !document.is_empty() {
-            write!(out, ", {document}")?;
+        let line = if *line == 0 { String::new() } else { format!("line {line}") };
+        let place: Vec<&str> =
+            [&line, document, field].into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        match place.as_slice() {
+            [] => out.write_str(problem),
+            place => write!(out, "{}: {problem}", place.join(", ")),
         }
-        if !field.is_empty() {
-            write!(out, ", {field}")?;
-        }
-        write!(out, ": {problem}")
     }
 }
 
@@ -110,6 +109,11 @@ impl fmt::Display for Path<'_> {
 impl<'t> Place<'t> {
     pub(super) fn new(node: &'t Spanned<Tree>, path: &'t Path<'t>) -> Self {
         Self { tree: &node.value, line: node.referenced.line(), path }
+    }
+
+    /// The place of an object as a whole.
+    pub(super) fn nowhere(path: &'t Path<'t>) -> Self {
+        Self { tree: &Tree::Null, line: 0, path }
     }
 
     /// An error about this place.

@@ -8,7 +8,7 @@ use std::{
 use super::{queue::Awaits, walk::Parts};
 use crate::{
     cluster::{
-        events::Notice,
+        events::{About, Notice},
         versions::Version,
         wire::{Field, RequestObject, Target},
     },
@@ -117,9 +117,7 @@ impl Item {
         let Some((pod, pod_uid)) = pod.filter(|_| due && self.told != Some(hold.label())) else { return };
         self.told = Some(hold.label());
         parts.notices.leave(Notice {
-            namespace: self.target.namespace.clone(),
-            pod,
-            pod_uid,
+            about: About::Pod { namespace: self.target.namespace.clone(), name: pod, uid: pod_uid },
             reason: "CertificateOnHold",
             text: format!("certificate request {} waits: {hold}", self.target.name),
         });
@@ -162,7 +160,7 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
             Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
         }
         Hold::AuditUnwritable => Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
-        // A person has to change something. A changed configuration starts everything anew.
+        // A person has to change something. We are told when it is the PodSigner.
         Hold::KeyNotVisible
         | Hold::UnknownAnnotation { .. }
         | Hold::NoSuchSigner(_)
@@ -182,6 +180,13 @@ pub(crate) fn awaits(hold: &Hold) -> Awaits {
     match hold {
         Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished => Awaits::Authority,
         Hold::GuardMissing => Awaits::Guard,
+        Hold::NoSuchSigner(_)
+        | Hold::Suspended { .. }
+        | Hold::NotAdmitted { .. }
+        | Hold::KeyTypeNotServed { .. }
+        | Hold::NoSuchName { .. }
+        | Hold::AnnotationValue { .. }
+        | Hold::NotGranted { .. } => Awaits::Policy,
         Hold::KeyNotVisible
         | Hold::PodNotFound
         | Hold::OtherPod { .. }
@@ -191,15 +196,8 @@ pub(crate) fn awaits(hold: &Hold) -> Awaits {
         | Hold::NodeNotFound(_)
         | Hold::OtherNode(_)
         | Hold::UnknownAnnotation { .. }
-        | Hold::NoSuchSigner(_)
-        | Hold::Suspended { .. }
-        | Hold::NotAdmitted { .. }
-        | Hold::KeyTypeNotServed { .. }
-        | Hold::NoSuchName { .. }
         | Hold::ServicesNotKnown
         | Hold::TooManyServices { .. }
-        | Hold::AnnotationValue { .. }
-        | Hold::NotGranted { .. }
         | Hold::NotSelected(_)
         | Hold::AuditUnwritable
         | Hold::KeyOnAnotherPod => Awaits::Time,

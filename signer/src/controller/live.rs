@@ -119,6 +119,14 @@ impl Live {
         }
     }
 
+    /// Forgets every request of a signer that is not in force any more.
+    pub(crate) fn dismiss(&mut self, is_gone: impl Fn(usize) -> bool) {
+        let gone: Vec<usize> = self.rounds.extract_if(|signer, _| is_gone(*signer)).map(|(signer, _)| signer).collect();
+        for signer in gone {
+            self.sweep(signer, u64::MAX);
+        }
+    }
+
     fn release(&mut self, request: Half, known: Known) {
         if let Some(key) = known.key
             && self.keys.get(&key).is_some_and(|holder| holder.request == request)

@@ -22,6 +22,8 @@ pub(crate) enum Awaits {
     Authority,
     /// The admission guard.
     Guard,
+    /// The PodSigner.
+    Policy,
 }
 
 /// What becomes of a request after a walk.

@@ -16,9 +16,9 @@ use crate::{
     chain::Chain,
     cluster::{
         calls::{CallError, Calls},
-        events::{Notice, Notices},
+        events::{About, Notice, Notices},
         guard::GuardState,
-        keeper::{Authority, serial},
+        keeper::serial,
         lookup::{Lookup, LookupError},
         publish::{Put, fate, publish, reread},
         services::SeenServices,
@@ -26,7 +26,6 @@ use crate::{
         wire::{RequestObject, State, Target},
     },
     config::PodSigner,
-    health::Token,
     metrics::{AnswerLabels, Metrics},
     names::{PodName, PodUid, ServiceName},
     pace::Pace,
@@ -35,6 +34,7 @@ use crate::{
         answer::{Means, decide},
         rules::Broken,
     },
+    roster::Roster,
 };
 
 /// What all walks share.
@@ -43,9 +43,7 @@ pub(crate) struct Parts {
     pub(crate) versions: Versions,
     pub(crate) lookup: Lookup,
     pub(crate) services: SeenServices,
-    pub(crate) signers: Vec<Arc<PodSigner>>,
-    /// By number of the signer.
-    pub(crate) authorities: Vec<watch::Receiver<Authority>>,
+    pub(crate) roster: Roster,
     pub(crate) authority_changes: watch::Sender<()>,
     pub(crate) guard: watch::Receiver<GuardState>,
     pub(crate) clerk: Clerk,
@@ -53,8 +51,6 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
     pub(crate) live: Mutex<Live>,
-    /// Held until each watch has listed once.
-    pub(crate) watch_tokens: Mutex<Vec<Option<Token>>>,
 }
 
 /// A walk that ended.
@@ -233,16 +229,17 @@ async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Resul
 /// From the API server's cache first, which can only accept; then by quorum.
 async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
     for freshness in [Freshness::Cached, Freshness::Quorum] {
-        let namespace = parts.signers.get(job.signer).is_some_and(|signer| signer.wants_namespaces());
+        let policy = parts.roster.policy(job.signer);
+        let namespace = policy.as_ref().is_some_and(|signer| signer.wants_namespaces());
         let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, namespace).await;
         let mut seen = seen.map_err(WalkError::Lookup)?;
-        seen.services = parts.services_of(job.signer, &seen);
-        let (issuer, unusable) = match parts.authority(job.signer).issuer {
+        seen.services = parts.services_of(policy.as_deref(), &seen);
+        let (issuer, unusable) = match parts.roster.authority(job.signer).issuer {
             Ok(issuer) => (Some(issuer), None),
             Err(hold) => (None, Some(hold)),
         };
         let means = Means {
-            signer: parts.signers.get(job.signer),
+            signer: policy.as_ref(),
             issuer: issuer.as_deref(),
             // Read after the look-up, whose replies have just set the clock.
             now: parts.calls.clock().now().ok_or(WalkError::NoTime)?,
@@ -407,23 +404,12 @@ impl Parts {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn authority(&self, signer: usize) -> Authority {
-        self.authorities.get(signer).map_or_else(Authority::unknown, |authority| authority.borrow().clone())
-    }
-
     /// The Services that select the pod, where its certificate is to have their names.
-    fn services_of(&self, signer: usize, seen: &Observed) -> Option<Box<[ServiceName]>> {
-        let wanted = self.signers.get(signer).is_some_and(|signer| signer.wants_services());
+    fn services_of(&self, signer: Option<&PodSigner>, seen: &Observed) -> Option<Box<[ServiceName]>> {
+        let wanted = signer.is_some_and(PodSigner::wants_services);
         match &seen.pod {
             Fact::Found(pod, _) if wanted => self.services.selecting(&seen.claim.target.namespace, &pod.labels),
             Fact::Found(..) | Fact::Absent(_) => None,
-        }
-    }
-
-    pub(crate) fn watch_is_up(&self, signer: usize) {
-        let mut tokens = self.watch_tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = tokens.get_mut(signer) {
-            drop(token.take());
         }
     }
 
@@ -437,7 +423,7 @@ impl Parts {
 
     /// Whether a chain that somebody published under this signer name is one of ours; none while we do not know our own roots.
     pub(crate) fn trace(&self, signer: usize, chain: &str) -> Option<Origin> {
-        self.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
+        self.roster.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
     }
 
     /// Notes the key of an answered request.
@@ -470,9 +456,7 @@ impl Parts {
     fn tell_denial(&self, target: &Target, denial: &Denial, pod: Option<(PodName, PodUid)>) {
         let Some((pod, pod_uid)) = pod.filter(|_| !denial.is_quiet()) else { return };
         self.notices.leave(Notice {
-            namespace: target.namespace.clone(),
-            pod,
-            pod_uid,
+            about: About::Pod { namespace: target.namespace.clone(), name: pod, uid: pod_uid },
             reason: "CertificateDenied",
             text: format!("certificate request {} is denied: {denial}", target.name),
         });

@@ -17,6 +17,17 @@ running story-first early 150
 fact "install to the waiting pod Running: $(($(now_ms) - begun)) ms"
 has_identity story-first early default
 kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "not all replicas became ready"
+is_issuing() { [ "$(kube get podsigner workload -o jsonpath='{.status.state}')" = Issuing ]; }
+until_true 40 "the PodSigner does not say that it issues" is_issuing
+fact "kubectl get podsigners: $(kube get podsigners --no-headers)"
+# Only CA administrators change PodSigners: neither edit nor admin has the right, and whoever views the cluster sees them.
+may() { kube auth can-i "$1" podsigners.podmint.dev --as ann >/dev/null 2>&1; }
+kube create clusterrolebinding story-ann --clusterrole admin --user ann >/dev/null
+until_true 20 "an admin does not see PodSigners" may list
+! may update && ! may delete || fail "an admin may change PodSigners"
+kube create clusterrolebinding story-ann-ca --clusterrole podmint-ca-administrator --user ann >/dev/null
+until_true 20 "a CA administrator may not change PodSigners" may update
+kube delete clusterrolebinding story-ann story-ann-ca >/dev/null
 # The guard that the chart installed is the one that the signer was built with.
 until_true 30 "the signer does not see its guard in force" guard_is in_force
 

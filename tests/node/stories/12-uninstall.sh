@@ -4,7 +4,7 @@ root_of() { kube get clustertrustbundles -o json | jq -r '.items[] | select(.spe
 uninstall() {
   helm uninstall podmint --wait --timeout 60s >/dev/null || fail "helm uninstall failed"
   until_true 30 "the signer's pods did not end" no_signer
-  left=$(kube get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings -l app.kubernetes.io/name=podmint -o name &&
+  left=$(kube get podsigners,clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings -l app.kubernetes.io/name=podmint -o name &&
     kube -n podmint-system get deployments,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets -l app.kubernetes.io/name=podmint -o name)
   [ -z "$left" ] || fail "the uninstall left $left"
 }

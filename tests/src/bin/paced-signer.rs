@@ -23,15 +23,15 @@ fn main() {
     podmint_devcluster::choose_crypto();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let domains = Domains::parse(&arguments.config.signer_domain, &arguments.config.cluster_domain);
-        let text = std::fs::read_to_string(&arguments.config.config).expect("a configuration");
+        let domains = Domains::parse(&arguments.domains.signer_domain, &arguments.domains.cluster_domain);
+        let text = std::fs::read_to_string(arguments.config.expect("--config")).expect("a configuration");
         let file = Kubeconfig::read_from(arguments.kubeconfig.expect("--kubeconfig")).expect("a kubeconfig");
         let way = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
         let mut way = way.expect("a kubeconfig that leads somewhere");
         way.default_retry = false;
         let options = Options {
             client: kube::Client::try_from(way).expect("a client"),
-            config: Config::parse(&text, &domains.expect("two domains")).expect("a good configuration"),
+            source: Config::parse(&text, &domains.expect("two domains")).expect("a good configuration").into(),
             namespace: arguments.namespace.expect("--namespace"),
             identity: arguments.identity.expect("--identity"),
             audit: Sink::File(arguments.audit_log),

@@ -18,15 +18,14 @@
 {{- $names | default (list "podmint-ca" "podmint-ca-root") | toJson -}}
 {{- end -}}
 
-{{- /* One PodSigner document for each signer. */ -}}
-{{- define "podmint.config" -}}
-{{- range $key, $spec := .Values.signers }}
----
-apiVersion: podmint.dev/v1alpha1
-kind: PodSigner
-metadata: {name: {{ $key }}}
-spec:
-  signerName: {{ $.Values.signerDomain }}/{{ $key }}
-  {{- toYaml $spec | nindent 2 }}
-{{- end }}
+{{- /* Helm installs what is in crds/ and never upgrades it, and it cannot make a CRD and objects of it in one go otherwise. So an upgrade
+       with another CRD in the cluster than this chart's stops here, before anything is changed. Without a cluster nothing is looked up. */ -}}
+{{- define "podmint.crd" -}}
+{{- if lookup "v1" "Namespace" "" .Release.Namespace -}}
+  {{- $wanted := index (.Files.Get "crds/podsigners.yaml" | fromYaml) "metadata" "annotations" "podmint.dev/schema" -}}
+  {{- $there := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "podsigners.podmint.dev" -}}
+  {{- if and (or $there .Release.IsUpgrade) (ne $wanted (dig "metadata" "annotations" "podmint.dev/schema" "" $there)) -}}
+    {{- fail "the CRD podsigners.podmint.dev in the cluster is not this chart's: run `kubectl apply --server-side --force-conflicts -f` with the chart's folder crds, and then this again" -}}
+  {{- end -}}
+{{- end -}}
 {{- end -}}

@@ -8,7 +8,6 @@ use crate::{
         versions::{BUNDLES, REQUESTS},
     },
     config::Config,
-    health::Health,
     metrics::Metrics,
 };
 
@@ -39,14 +38,14 @@ async fn keeper(fake: &Fake) -> (Keeper, watch::Receiver<Authority>) {
         calls,
         versions,
         namespace: "mint".to_owned(),
-        signer: Arc::clone(&config.signers()[0]),
+        signer: watch::channel(Arc::clone(&config.signers()[0])).1,
         domains: config.domains().clone(),
         pace,
         out,
         changes: watch::Sender::new(()),
-        vitals: Vitals::new(1, Metrics::new()),
+        vitals: Vitals::new(Metrics::new()),
         number: 0,
-        token: Health::new().token("CA"),
+        token: None,
     };
     (Keeper::new(makeup), authority)
 }

@@ -8,10 +8,12 @@ use crate::{
     audit::{Log, Sink},
     cluster::{
         fake::{Fake, Instead, refusal},
+        keeper::Authority,
         versions::REQUESTS,
     },
     names::Sha256,
     pipeline::honest::{POD_UID, issuer, object, request, signer},
+    roster::Member,
 };
 
 const REQUEST: &str = "/apis/certificates.k8s.io/v1/namespaces/shop/podcertificaterequests/req-x7k2p";
@@ -58,7 +60,9 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     versions.discover().await.unwrap();
     let issuer = issuer();
     let roots = Some(Arc::from(issuer.generation().trust_bundle()));
-    let authority = watch::Sender::new(Authority { issuer: Ok(Arc::new(issuer)), roots, view: None });
+    let authority = watch::Sender::new(Authority { issuer: Ok(Arc::new(issuer)), roots, view: None, trouble: None });
+    let roster = Roster::new();
+    roster.add(0, Member::new(watch::Sender::new(signer()), authority.subscribe(), None).0);
     let guard = watch::Sender::new(GuardState::InForce);
     let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
     let parts = Arc::new(Parts {
@@ -66,8 +70,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         services: SeenServices::new(),
         calls,
         versions,
-        signers: vec![signer()],
-        authorities: vec![authority.subscribe()],
+        roster,
         authority_changes: watch::Sender::new(()),
         guard: guard.subscribe(),
         clerk: Clerk::new(Log::open(sink).unwrap(), "one"),
@@ -75,7 +78,6 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         metrics,
         pace,
         live: Mutex::default(),
-        watch_tokens: Mutex::default(),
     });
     Scene { fake, parts, audit, guard, authority }
 }
@@ -238,7 +240,12 @@ async fn without_guard_or_published_trust_nothing_is_written_not_even_recorded()
     scene.guard.send_replace(GuardState::Unbound);
     assert_eq!(scene.hold().await, Hold::GuardMissing);
     scene.guard.send_replace(GuardState::OtherText);
-    scene.authority.send_replace(Authority { issuer: Err(Hold::TrustNotPublished), roots: None, view: None });
+    scene.authority.send_replace(Authority {
+        issuer: Err(Hold::TrustNotPublished),
+        roots: None,
+        view: None,
+        trouble: None,
+    });
     assert_eq!(scene.hold().await, Hold::TrustNotPublished);
     assert_eq!((scene.puts(), scene.outcomes().len()), (0, 0));
 }
@@ -279,6 +286,6 @@ async fn a_certificate_of_another_ca_is_traced_as_foreign() {
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Ours { .. })));
     let another = issuer();
     let roots = Some(Arc::from(another.generation().trust_bundle()));
-    scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots, view: None });
+    scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots, view: None, trouble: None });
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Foreign { leaf }) if leaf != Sha256::of(b"")));
 }

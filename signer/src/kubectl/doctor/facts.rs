@@ -31,7 +31,9 @@ pub(super) struct Facts {
     pub(super) restriction_proof: Seen<Option<Verdict>>,
     /// When a replica of the signer last said that it lives.
     pub(super) signer_seen: Seen<Option<OffsetDateTime>>,
-    /// The signer names that the signer is configured with, where its configuration is in a ConfigMap.
+    /// The PodSigner objects; none where there is no CRD.
+    pub(super) podsigners: Seen<Vec<PodSigner>>,
+    /// The signer names that the signer is configured with, by objects or by ConfigMaps, where there are any.
     pub(super) configured: Seen<Option<BTreeSet<String>>>,
     /// The signer names that trust bundles are published under.
     pub(super) published: Seen<BTreeSet<String>>,
@@ -60,6 +62,7 @@ impl Facts {
             guard_proof,
             restriction_proof,
             signer_seen,
+            podsigners,
             configured,
             published,
             requests,
@@ -75,6 +78,7 @@ impl Facts {
             guard_proof.as_ref().err(),
             restriction_proof.as_ref().err(),
             signer_seen.as_ref().err(),
+            podsigners.as_ref().err(),
             configured.as_ref().err(),
             published.as_ref().err(),
             requests.as_ref().err(),
@@ -99,6 +103,16 @@ impl Facts {
             count(self.requests.as_ref().ok().map(Vec::len), "certificate requests"),
         )
     }
+}
+
+/// A PodSigner, as its status has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodSigner {
+    pub(super) name: String,
+    /// In a word; empty where no signer has said anything.
+    pub(super) state: String,
+    /// Why it is not as it should be.
+    pub(super) trouble: Option<String>,
 }
 
 /// Seconds from one moment to a later one.

@@ -30,6 +30,7 @@ pub(super) fn healthy() -> Facts {
         guard_proof: Ok(Some(Verdict::Refused)),
         restriction_proof: Ok(Some(Verdict::Refused)),
         signer_seen: Ok(Some(at(-3))),
+        podsigners: Ok(Vec::new()),
         configured: Ok(Some(BTreeSet::from(["mint.example.org/workload".to_owned()]))),
         published: Ok(BTreeSet::from(["mint.example.org/workload".to_owned()])),
         requests: Ok(Vec::new()),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    facts::{Facts, GATES, Kubelet, Node, Pod, Release, Request, Seen, Served, Versions, seconds},
+    facts::{Facts, GATES, Kubelet, Node, Pod, PodSigner, Release, Request, Seen, Served, Versions, seconds},
     prove,
     report::Unseen,
 };
@@ -18,9 +18,13 @@ use crate::{
         calls::{CallError, Calls},
         clock::ServerClock,
         guard,
+        podsigners::PATH as PODSIGNERS,
         versions::Version,
     },
-    config::{Config, Domains},
+    config::{
+        Config, Domains,
+        object::{InForce, Object, judge},
+    },
     kubectl::Installation,
     names::Namespace,
 };
@@ -58,6 +62,7 @@ pub(super) async fn look(
         guard_proof,
         restriction_proof,
         signer_seen,
+        podsigners,
         configured,
         published,
         requests,
@@ -70,6 +75,7 @@ pub(super) async fn look(
         prove::guard(&calls, &installation.domain, served.as_ref().ok()),
         prove::restriction(&as_node, served.as_ref().ok()),
         signer_seen(&calls, &installation.namespace),
+        podsigners(&calls),
         configured(&calls, installation),
         published(&calls, served.as_ref().ok()),
         requests(&calls, served.as_ref().ok()),
@@ -89,6 +95,7 @@ pub(super) async fn look(
         guard_proof,
         restriction_proof,
         signer_seen,
+        podsigners,
         configured,
         published,
         requests,
@@ -143,24 +150,54 @@ async fn signer_seen(calls: &Calls, namespace: &Namespace) -> Seen<Option<Offset
     }
 }
 
+/// The PodSigner objects; none where there is no CRD.
+async fn objects<T: DeserializeOwned>(calls: &Calls) -> Seen<Vec<T>> {
+    match list(calls, PODSIGNERS).await {
+        Err(error) if error.is_unserved() => Ok(Vec::new()),
+        answer => seen("PodSigners", answer),
+    }
+}
+
+async fn podsigners(calls: &Calls) -> Seen<Vec<PodSigner>> {
+    let objects: Vec<Value> = objects(calls).await?;
+    let read = |object: &Value| {
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        let is = |condition: &&Value, kind: &str, status: &str| {
+            text(condition, "/type") == kind && text(condition, "/status") == status
+        };
+        let trouble = conditions.clone().find(|it| is(it, "Ready", "False") || is(it, "Degraded", "True"));
+        PodSigner {
+            name: text(object, "/metadata/name").to_owned(),
+            state: text(object, "/status/state").to_owned(),
+            trouble: trouble.map(|condition| text(condition, "/message").to_owned()),
+        }
+    };
+    Ok(objects.iter().map(read).collect())
+}
+
 async fn configured(calls: &Calls, installation: &Installation) -> Seen<Option<BTreeSet<String>>> {
     let configs = configs(calls, installation, "cluster.local").await?;
     let names = configs.iter().flat_map(Config::signers).map(|signer| signer.signer_name.as_str().to_owned());
     Ok(if configs.is_empty() { None } else { Some(names.collect()) })
 }
 
-/// What the ConfigMaps in the signer's namespace configure.
+/// What is in force of the PodSigner objects; where there are none, what the ConfigMaps in the signer's namespace configure.
 pub(in crate::kubectl) async fn configs(
     calls: &Calls,
     installation: &Installation,
     cluster_domain: &str,
 ) -> Seen<Vec<Config>> {
     const WHAT: &str = "the signer's configuration";
-    let maps: Vec<Value> =
-        seen(WHAT, list(calls, &format!("/api/v1/namespaces/{}/configmaps", installation.namespace)).await)?;
     let unread = |why: String| Unseen { what: WHAT.to_owned(), why, for_want_of_rights: false };
     let domains =
         Domains::parse(installation.domain.as_str(), cluster_domain).map_err(|error| unread(error.to_string()))?;
+    let objects: Vec<Object> = objects(calls).await?;
+    if !objects.is_empty() {
+        let judged = judge(objects, &InForce::new(), &domains);
+        return Ok(vec![Config::of(judged.into_iter().filter_map(|one| one.in_force).collect(), &domains)]);
+    }
+    let maps: Vec<Value> =
+        seen(WHAT, list(calls, &format!("/api/v1/namespaces/{}/configmaps", installation.namespace)).await)?;
     let mut configs = Vec::new();
     for map in maps {
         for (file, document) in map.get("data").and_then(Value::as_object).into_iter().flatten() {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     cluster::some_of,
-    facts::{At, Facts, Pod, Request, seconds},
+    facts::{At, Facts, Pod, PodSigner, Request, seconds},
     report::{Finding, Mend, Severity},
     workload::Workload,
 };
@@ -15,6 +15,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let unserved = unserved(facts);
     let mut found: Vec<Finding> = unserved.values().cloned().collect();
     found.extend(untrusted(facts, &unserved.into_keys().collect()));
+    found.extend(troubled(facts));
     found.extend(waiting(facts));
     found.extend(not_asked(facts));
     found
@@ -62,7 +63,7 @@ fn unserved_name(facts: &Facts, pods: &[Pod], name: &str) -> Option<Finding> {
             }
             _ => Mend::Do(format!(
                 "correct signerName in the pods' volumes, or add a signer of this name{}",
-                if is_ours(facts, name) { " (a PodSigner in the signer's configuration)" } else { "" }
+                if is_ours(facts, name) { " (a PodSigner)" } else { "" }
             )),
         },
     })
@@ -98,6 +99,21 @@ fn untrusted(facts: &Facts, unserved: &BTreeSet<&str>) -> Vec<Finding> {
         },
     };
     wanted.into_iter().map(finding).collect()
+}
+
+/// PodSigners that say themselves that they are not as they should be.
+fn troubled(facts: &Facts) -> Vec<Finding> {
+    let finding = |one: &PodSigner| {
+        let issues = one.state.starts_with("Issuing") || one.state.starts_with("Suspended");
+        Some(Finding {
+            id: "podsigner-troubled",
+            severity: if issues { Severity::Risk } else { Severity::Breaks },
+            place: format!("PodSigner {}", one.name),
+            what: format!("it is {}: {}", one.state, one.trouble.as_ref()?),
+            mend: Mend::Run(format!("kubectl describe podsigner {} # and do what it says", one.name)),
+        })
+    };
+    facts.podsigners.iter().flatten().filter_map(finding).collect()
 }
 
 /// Requests of our signers that wait although somebody serves the name: held, as a rule, and the Event on the pod says why.
@@ -264,6 +280,22 @@ mod tests {
         assert_eq!(found(change), []);
         let one = only("no-trust-bundle", |facts| facts.published.as_mut().unwrap().clear());
         assert!(one.what.contains("pod shop/web"), "{}", one.what);
+    }
+
+    #[test]
+    fn a_pod_signer_that_says_so_is_in_trouble() {
+        let with = |state: &'static str, trouble: Option<&'static str>| {
+            move |facts: &mut Facts| {
+                let trouble = trouble.map(str::to_owned);
+                facts.podsigners =
+                    Ok(vec![PodSigner { name: "workload".to_owned(), state: state.to_owned(), trouble }]);
+            }
+        };
+        assert_eq!(found(with("Issuing", None)), []);
+        let one = only("podsigner-troubled", with("Issuing, degraded", Some("59m is shorter than 1h")));
+        assert!(one.severity == Severity::Risk && one.what.contains("59m is shorter"), "{one:?}");
+        let one = only("podsigner-troubled", with("Refused", Some("another has this name")));
+        assert_eq!((one.severity, one.place.as_str()), (Severity::Breaks, "PodSigner workload"));
     }
 
     #[test]

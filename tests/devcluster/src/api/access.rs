@@ -145,7 +145,13 @@ fn node_may(store: &Store, node: &str, call: &Call) -> bool {
         Kind::Lease => {
             call.namespace == "kube-node-lease" && (changes || matches!(call.verb, Verb::Create | Verb::Get))
         }
-        Kind::Namespace | Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Policy | Kind::PolicyBinding => false,
+        Kind::Namespace
+        | Kind::Service
+        | Kind::Secret
+        | Kind::ConfigMap
+        | Kind::Policy
+        | Kind::PolicyBinding
+        | Kind::PodSigner => false,
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     TrustBundle,
     Policy,
     PolicyBinding,
+    PodSigner,
 }
 
 /// How a kind looks in one version. The stored form is the first one.
@@ -58,7 +59,7 @@ impl Served {
     }
 }
 
-const ALL: [Kind; 13] = [
+const ALL: [Kind; 14] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -72,10 +73,11 @@ const ALL: [Kind; 13] = [
     Kind::TrustBundle,
     Kind::Policy,
     Kind::PolicyBinding,
+    Kind::PodSigner,
 ];
 
 impl Kind {
-    pub(crate) const fn all() -> [Self; 13] {
+    pub(crate) const fn all() -> [Self; 14] {
         ALL
     }
 
@@ -94,6 +96,7 @@ impl Kind {
             Self::TrustBundle => "ClusterTrustBundle",
             Self::Policy => "ValidatingAdmissionPolicy",
             Self::PolicyBinding => "ValidatingAdmissionPolicyBinding",
+            Self::PodSigner => "PodSigner",
         }
     }
 
@@ -112,6 +115,7 @@ impl Kind {
             Self::TrustBundle => "clustertrustbundles",
             Self::Policy => "validatingadmissionpolicies",
             Self::PolicyBinding => "validatingadmissionpolicybindings",
+            Self::PodSigner => "podsigners",
         }
     }
 
@@ -133,6 +137,7 @@ impl Kind {
             Self::Lease => "coordination.k8s.io",
             Self::Request | Self::TrustBundle => "certificates.k8s.io",
             Self::Policy | Self::PolicyBinding => "admissionregistration.k8s.io",
+            Self::PodSigner => "podmint.dev",
         }
     }
 
@@ -153,12 +158,17 @@ impl Kind {
             | Self::Event
             | Self::Lease
             | Self::Request => true,
-            Self::Namespace | Self::Node | Self::TrustBundle | Self::Policy | Self::PolicyBinding => false,
+            Self::Namespace | Self::Node | Self::TrustBundle | Self::Policy | Self::PolicyBinding | Self::PodSigner => {
+                false
+            }
         }
     }
 
     pub(crate) const fn has_status(self) -> bool {
-        matches!(self, Self::Pod | Self::Node | Self::Namespace | Self::Service | Self::Request | Self::Policy)
+        matches!(
+            self,
+            Self::Pod | Self::Node | Self::Namespace | Self::Service | Self::Request | Self::Policy | Self::PodSigner
+        )
     }
 
     /// Whether a PUT may leave out the resourceVersion.
@@ -172,7 +182,9 @@ impl Kind {
             | Self::Secret
             | Self::ConfigMap
             | Self::Event => true,
-            Self::Lease | Self::Request | Self::TrustBundle | Self::Policy | Self::PolicyBinding => false,
+            Self::Lease | Self::Request | Self::TrustBundle | Self::Policy | Self::PolicyBinding | Self::PodSigner => {
+                false
+            }
         }
     }
 
@@ -213,7 +225,7 @@ impl Kind {
             Self::TrustBundle => &["metadata.name", "spec.signerName"],
             Self::ServiceAccount | Self::ConfigMap | Self::Lease => &["metadata.name", "metadata.namespace"],
             Self::Service => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
-            Self::Policy | Self::PolicyBinding => &["metadata.name"],
+            Self::Policy | Self::PolicyBinding | Self::PodSigner => &["metadata.name"],
         }
     }
 
@@ -227,10 +239,11 @@ pub(crate) fn served(versions: Versions) -> Vec<Served> {
     let one = |kind: Kind, group, version, form| Served { kind, group, version, form };
     let mut all: Vec<Served> = ALL
         .into_iter()
-        .filter(|kind| !matches!(kind, Kind::Request | Kind::TrustBundle))
+        .filter(|kind| !matches!(kind, Kind::Request | Kind::TrustBundle | Kind::PodSigner))
         .map(|kind| one(kind, kind.group(), "v1", Form::Stored))
         .collect();
     all.push(one(Kind::Event, "events.k8s.io", "v1", Form::EventV1));
+    all.push(one(Kind::PodSigner, "podmint.dev", "v1alpha1", Form::Stored));
     let (stable, beta) = match versions {
         Versions::V1_37 => (true, false),
         Versions::V1_37WithBeta => (true, true),
