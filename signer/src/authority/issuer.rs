@@ -80,10 +80,16 @@ impl Confirmed {
     }
 }
 
-/// Too long ago: the signing Secret must be read again before anything is signed.
+/// Why a CA may not sign this before its keeper has looked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it was last confirmed at {} that this CA signs", self.0.at)]
-pub struct Unconfirmed(pub Confirmed);
+pub enum NotYet {
+    /// Too long ago: the signing Secret must be read again before anything is signed.
+    #[error("it was last confirmed at {} that this CA signs", .0.at)]
+    Unconfirmed(Confirmed),
+    /// A rotation waits for the longest life that stands in the signing Secret: what outlives it must stand there first.
+    #[error("a life of {0} s does not stand in the signing Secret yet")]
+    Unrecorded(i64),
+}
 
 /// An issuing CA that may sign.
 ///
@@ -120,13 +126,20 @@ impl Issuer {
     }
 
     /// ECDSA with SHA-256 by the CA's key. There is no other way to a signature, so this is where it is asked whether the CA is
-    /// still the one that signs.
+    /// still the one that signs, and whether a rotation would wait for what lives as long as this.
     pub(crate) fn sign(
         &self,
         message: &[u8],
         now: OffsetDateTime,
-    ) -> Result<Result<Vec<u8>, rcgen::Error>, Unconfirmed> {
-        if self.confirmed.counts(now) { Ok(self.generation.sign(message)) } else { Err(Unconfirmed(self.confirmed)) }
+        life_seconds: i64,
+    ) -> Result<Result<Vec<u8>, rcgen::Error>, NotYet> {
+        if !self.confirmed.counts(now) {
+            return Err(NotYet::Unconfirmed(self.confirmed));
+        }
+        if life_seconds > i64::from(self.generation.signing().plan.longest) {
+            return Err(NotYet::Unrecorded(life_seconds));
+        }
+        Ok(self.generation.sign(message))
     }
 
     /// The issuing CA.

@@ -28,7 +28,7 @@ pub mod trouble;
 pub mod view;
 
 pub use self::{
-    issuer::{Confirmed, Issuer, NotPublished, Published, Unconfirmed, fingerprints},
+    issuer::{Confirmed, Issuer, NotPublished, NotYet, Published, fingerprints},
     load::{Generation, LoadError, Root, Roots, SecretData},
     make::{MakeError, Makings},
     plan::{Plan, Rotation},

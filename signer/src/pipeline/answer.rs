@@ -95,8 +95,8 @@ fn walk(seen: Observed, means: Means<'_>) -> Result<Issued, Decision> {
     let issuer = issuer.ok_or(Hold::AuthorityUnusable)?;
     Issued::sign(profile, issuer).map_err(|fault| {
         // The keeper looks again by itself.
-        let unconfirmed = matches!(fault, Fault::Unconfirmed(_));
-        if unconfirmed { Hold::AuthorityUnusable.into() } else { Decision::Answer(Answer::Fault(fault)) }
+        let not_yet = matches!(fault, Fault::NotYet(_));
+        if not_yet { Hold::AuthorityUnusable.into() } else { Decision::Answer(Answer::Fault(fault)) }
     })
 }
 

@@ -21,7 +21,7 @@ use super::{
     rules::{self, Broken, Proposed},
 };
 use crate::{
-    authority::{Issuer, Unconfirmed, certificate::to_pem},
+    authority::{Issuer, NotYet, certificate::to_pem},
     names::Sha256,
 };
 
@@ -34,9 +34,9 @@ pub enum Fault {
     /// ring refused.
     #[error("could not sign the certificate")]
     Sign(#[source] rcgen::Error),
-    /// Others may have moved on from this CA.
-    #[error("the CA may not sign before the API server says that it still does")]
-    Unconfirmed(#[source] Unconfirmed),
+    /// Others may have moved on from this CA, or do not know how long its certificates live.
+    #[error("the CA may not sign this before its keeper has looked again")]
+    NotYet(#[source] NotYet),
     /// What was signed cannot be read.
     #[error("the certificate that was signed cannot be read back")]
     Unreadable,
@@ -60,7 +60,7 @@ impl Fault {
         match self {
             Self::Unencodable => "unencodable",
             Self::Sign(_) => "sign",
-            Self::Unconfirmed(_) => "unconfirmed",
+            Self::NotYet(_) => "not_yet",
             Self::Unreadable => "unreadable",
             Self::Differs(_) => "differs",
             Self::Lint(_) => "lint",
@@ -167,7 +167,8 @@ fn signed(words: &Words, key: &PublicKey, issuer: &Issuer) -> Result<Certificate
     let generation = issuer.generation();
     let by = IssuedBy { subject: generation.subject(), key_identifier: generation.key_identifier() };
     let to_be_signed = leaf::to_be_signed(words, key, by).ok_or(Fault::Unencodable)?;
-    let signature = issuer.sign(&to_be_signed, words.decided_at).map_err(Fault::Unconfirmed)?.map_err(Fault::Sign)?;
+    let life = words.not_after.unix_timestamp().saturating_sub(words.not_before.unix_timestamp());
+    let signature = issuer.sign(&to_be_signed, words.decided_at, life).map_err(Fault::NotYet)?.map_err(Fault::Sign)?;
     leaf::certificate(&to_be_signed, &signature).map(CertificateDer::from).ok_or(Fault::Unencodable)
 }
 

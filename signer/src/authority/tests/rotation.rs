@@ -465,8 +465,11 @@ fn a_signature_needs_a_word_of_the_last_minute() {
     let confirmed = Confirmed { at: NOW, lasts: Duration::MINUTE };
     let published = Published::witness(&generation, &generation.trust_bundle()).unwrap();
     let issuer = Issuer::new(generation, published, confirmed).unwrap();
-    let at = |seconds| issuer.sign(b"x", NOW + Duration::seconds(seconds)).is_ok();
+    let at = |seconds| issuer.sign(b"x", NOW + Duration::seconds(seconds), 3_600).is_ok();
     assert!(at(0) && at(60) && at(61), "a second is what HTTP dates leave open");
     assert!(!at(62) && !at(3_600));
     assert!(!at(-2), "a clock that went back does not tell what has passed");
+    let living = |seconds| issuer.sign(b"x", NOW, seconds).is_ok();
+    assert!(living(i64::from(DAY)));
+    assert!(!living(i64::from(DAY) + 1), "a rotation waits no longer than what stands in the Secret");
 }
