@@ -191,7 +191,8 @@ pub(in crate::kubectl) async fn configs(
     let unread = |why: String| Unseen { what: WHAT.to_owned(), why, for_want_of_rights: false };
     let domains =
         Domains::parse(installation.domain.as_str(), cluster_domain).map_err(|error| unread(error.to_string()))?;
-    let objects: Vec<Object> = objects(calls).await?;
+    let objects = objects(calls).await.map_err(|unseen| Unseen { what: WHAT.to_owned(), ..unseen });
+    let objects: Vec<Object> = objects?;
     if !objects.is_empty() {
         let judged = judge(objects, &InForce::new(), &domains);
         return Ok(vec![Config::of(judged.into_iter().filter_map(|one| one.in_force).collect(), &domains)]);
