@@ -43,17 +43,37 @@ fn build(version: &str, components: &[&str]) -> PathBuf {
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
-        let built = Command::new("cargo")
-            .args(["build", "--quiet", "--release", "--workspace", "--bins"])
-            .current_dir(root())
-            .env("CARGO_TARGET_DIR", target())
-            .status()
-            .expect("cargo can be started");
-        assert!(built.success(), "cargo build --release --workspace --bins failed: see its words above");
+        let built = cargo().args(["build", "--quiet", "--release", "--workspace", "--bins"]).status();
+        assert!(
+            built.expect("cargo can be started").success(),
+            "cargo build --release --workspace --bins failed: see its words above"
+        );
         target().join("release")
     });
     folder.join(name)
 }
+
+/// Cargo, to build as it built this process.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    for name in OF_THIS_PACKAGE {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+/// What cargo tells a test of the package that it belongs to. ring's build script asks for it: handed on, ring and all that stands on
+/// it would be compiled anew, and once more by the next cargo that is started without it.
+const OF_THIS_PACKAGE: [&str; 7] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
 
 /// The clone.
 pub fn root() -> &'static Path {

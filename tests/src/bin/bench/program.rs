@@ -1,7 +1,6 @@
 //! What is measured: programs that answer requests, each started anew with the rights of the chart's ServiceAccount.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use podmint_tests::kept::{Kept, Scratch};
@@ -91,10 +90,8 @@ impl Running {
 /// Our signer as it is put into an image.
 pub(crate) fn shipped() -> PathBuf {
     eprintln!("building the signer as it is shipped (profile dist) …");
-    let built = Command::new("cargo")
+    let built = assets::cargo()
         .args(["build", "--quiet", "--profile", "dist", "-p", "podmint-signer", "--bin", "podmint-signer"])
-        .current_dir(assets::root())
-        .env("CARGO_TARGET_DIR", assets::target())
         .status();
     assert!(built.expect("cargo can be started").success(), "the signer cannot be built");
     assets::target().join("dist/podmint-signer")
