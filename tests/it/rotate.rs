@@ -142,8 +142,10 @@ async fn spoilt(bed: Bed, fault: Fault) {
         let chain = status["certificateChain"].as_str().unwrap();
         let published = stage.published_roots().await;
         assert!(matches!(trace(chain, &published), Origin::Ours { .. }), "{fault:?}");
-        assert!(matches!(trace(chain, &roots), Origin::Ours { .. }) == (status == &before && phase == "distribute"));
     }
+    // What was signed before may be of either root: on a busy machine the switch can come between the look and the certificate.
+    let chain = after["certificateChain"].as_str().unwrap();
+    assert!(!matches!(trace(chain, &roots), Origin::Ours { .. }), "{fault:?}: the new root signs");
     signer.stop().await;
 }
 
