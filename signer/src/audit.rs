@@ -15,7 +15,7 @@ use crate::{
     config::{Template, Variable},
     names::{RequestUid, SerialNumber},
     pipeline::{
-        Because, Claim, Denial, DnsWord, Issued,
+        Because, Claim, Denial, DnsWord, HeldBy, Issued,
         asked::{ADD_POD_IP, COMMON_NAME},
         rules::Broken,
         status,
@@ -103,6 +103,13 @@ impl Clerk {
         add(&mut record, json!({"reason": refused.denial.label(), "message": refused.denial.to_string()}));
         self.log.write(record).await?;
         Ok(Recorded(Final::Denied(refused)))
+    }
+
+    /// Records that an administrator's hold keeps a pod from its certificate.
+    pub(crate) async fn record_hold(&self, claim: &Claim, by: &HeldBy, at: OffsetDateTime) -> Result<(), AuditError> {
+        let mut record = self.record("held", &claim.target, Some(claim), at);
+        add(&mut record, json!({"hold": by.to_json()}));
+        self.log.write(record).await
     }
 
     /// Records what became of it.

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub(crate) overload: Counter,
     pub(crate) events_dropped: Counter,
     pub(crate) audit_failures: Counter,
+    pub(crate) holds: Gauge,
+    pub(crate) malformed_holds: Gauge,
 }
 
 /// Which answer, and why.
@@ -147,6 +149,12 @@ impl Metrics {
         let overload = list.add("overload", "Calls that the API server was too busy for", Counter::default);
         let events_dropped = list.add("events_dropped", "Events on pods that could not be written", Counter::default);
         let audit_failures = list.add("audit_failures", "Audit lines that could not be written", Counter::default);
+        let holds = list.add("holds", "What administrators have on hold, as of the last request", Gauge::default);
+        let malformed_holds = list.add(
+            "malformed_holds",
+            "Entries among the holds that cannot be understood and hold nobody",
+            Gauge::default,
+        );
         let metrics = Self {
             registry: Arc::new(list.0),
             answers,
@@ -177,6 +185,8 @@ impl Metrics {
             overload,
             events_dropped,
             audit_failures,
+            holds,
+            malformed_holds,
         };
         metrics.show_zeros();
         metrics

@@ -202,7 +202,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     tasks.spawn(named(MAY_END, writer.run()));
     let turn = Turn {
         calls: calls.clone(),
-        namespace,
+        namespace: namespace.clone(),
         identity: identity.clone(),
         pace,
         standing: standing.clone(),
@@ -213,7 +213,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     let parts = Arc::new(Parts {
         calls: calls.clone(),
         versions,
-        lookup: Lookup::new(calls),
+        lookup: Lookup::new(calls, &namespace),
         services,
         roster: roster.clone(),
         authority_changes: changes,
@@ -223,6 +223,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         metrics,
         pace,
         live: Mutex::new(Live::default()),
+        holds: Mutex::default(),
     });
     drop(starting);
     // What would be held for the very first moment need not be looked at twice.

@@ -47,6 +47,7 @@ fn a_healthy_cluster_is_called_healthy_and_what_was_not_seen_is_said() {
             "nodes",
             "the nodes' Leases",
             "kube-proxy's mode",
+            "what is on hold",
         ] {
             assert!(unseen.contains(&what), "{what} was passed in silence: {unseen:?}");
         }

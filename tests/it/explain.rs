@@ -2,6 +2,7 @@
 
 use podmint_signer::kubectl::Installation;
 use podmint_signer::kubectl::explain::{Question, Which, explain};
+use podmint_signer::kubectl::shown::Shown as _;
 use podmint_signer::names::{DnsName, Namespace, PodName};
 use podmint_tests::kept::Scratch;
 use podmint_tests::keys::KeyType;
@@ -15,31 +16,41 @@ use serde_json::{Value, json};
 /// is denied does so with the very message.
 #[test]
 fn what_is_explained_is_what_the_signer_does() {
-    podmint_tests::run(async {
-        let bed = Bed::shared(assets::VERSIONS[0]).await;
-        let stage = Stage::open(&bed, "explain").await;
-        let ground = Ground::make(&stage).await;
-        let mut chance = Chance(0x5eed);
-        let mut counts = [0; 3];
-        for round in 0..5 {
-            let plan = chance.rules(&stage);
-            let document = plan.document();
-            let signer = plan.start().await.ready().await;
-            let mut asked = Vec::new();
-            for number in 0..20 {
-                let pod = ground.pod(&stage, &mut chance, &format!("pod-{round}-{number}")).await;
-                let said = explained(&stage, &document, Which::Named(PodName::parse(&pod.name).unwrap())).await;
-                let request = stage.request_for(&pod).make().await;
-                asked.push((pod, said, request));
-            }
-            for (pod, said, request) in asked {
-                counts[compare(&stage, &signer, &pod, &said, &request, &document).await] += 1;
-            }
-            signer.stop().await;
+    podmint_tests::run(explained_as_done(5, 20, 0x5eed));
+}
+
+mod long {
+    #[test]
+    #[ignore = "tests/run --long"]
+    fn what_is_explained_is_what_the_signer_does_for_a_thousand_pods() {
+        podmint_tests::run(super::explained_as_done(25, 40, 0xf00d));
+    }
+}
+
+async fn explained_as_done(rounds: usize, pods: usize, seed: u64) {
+    let bed = Bed::shared(assets::VERSIONS[0]).await;
+    let stage = Stage::open(&bed, "explain").await;
+    let ground = Ground::make(&stage).await;
+    let mut chance = Chance(seed);
+    let mut counts = [0; 3];
+    for round in 0..rounds {
+        let plan = chance.rules(&stage);
+        let document = plan.document();
+        let signer = plan.start().await.ready().await;
+        let mut asked = Vec::new();
+        for number in 0..pods {
+            let pod = ground.pod(&stage, &mut chance, &format!("pod-{round}-{number}")).await;
+            let said = explained(&stage, &document, Which::Named(PodName::parse(&pod.name).unwrap())).await;
+            let request = stage.request_for(&pod).make().await;
+            asked.push((pod, said, request));
         }
-        eprintln!("issued, held, denied: {counts:?}");
-        assert!(counts.iter().all(|count| *count > 0), "random pods that have all one fate show nothing: {counts:?}");
-    });
+        for (pod, said, request) in asked {
+            counts[compare(&stage, &signer, &pod, &said, &request, &document).await] += 1;
+        }
+        signer.stop().await;
+    }
+    eprintln!("issued, held, denied: {counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "random pods that have all one fate show nothing: {counts:?}");
 }
 
 /// A pod that is not there yet is explained by its manifest, by the configuration in the cluster, and by the command itself.
@@ -190,9 +201,7 @@ impl Chance {
 }
 
 async fn explained(stage: &Stage, document: &str, pod: Which) -> Value {
-    let kubeconfig = kube::config::Kubeconfig::from_yaml(&stage.bed.server().unwrap().admin_kubeconfig()).unwrap();
-    let config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let config = stage.bed.admin_config().await;
     let question = Question {
         installation: Installation {
             domain: DnsName::parse("podmint.dev").unwrap(),

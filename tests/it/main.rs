@@ -20,6 +20,7 @@ mod hostile;
 mod issue;
 mod lag;
 mod names;
+mod onhold;
 mod podsigner;
 mod record;
 mod replicas;

@@ -106,6 +106,18 @@ impl Bed {
         }
     }
 
+    /// What leads its administrator to it, for commands that make a client of their own.
+    pub async fn admin_config(&self) -> kube::Config {
+        let yaml = match &*self.0 {
+            Ground::Real(server) => server.admin_kubeconfig(),
+            Ground::Embedded(cluster, _) => cluster.kubeconfig(&Who::Admin),
+        };
+        podmint_devcluster::choose_crypto();
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&yaml).expect("our own kubeconfig");
+        let options = kube::config::KubeConfigOptions::default();
+        kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("it leads to a server")
+    }
+
     /// Whether its kubelets still send a public key and a proof, as those of 1.35 do.
     pub fn wants_proof(&self) -> bool {
         match &*self.0 {

@@ -8,18 +8,25 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use podmint_signer::{
     kubectl::{
         Installation,
         args::{
-            Arguments, ClusterArguments, Command, DoctorArguments, ExplainArguments, InstallationArguments, Output,
+            Arguments, ClusterArguments, Command, CommonArguments, DoctorArguments, ExplainArguments, HoldArguments,
+            InstallationArguments, Output, ReleaseArguments, RequestsArguments,
         },
+        complete,
         doctor::{COULD_NOT_LOOK, examine},
         explain::{self, Question, Which},
+        hold::{self, Order},
+        requests::pending,
+        shown::Shown,
+        status,
     },
     names::{DnsName, Namespace, PodName},
+    pipeline::Scope,
 };
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -28,6 +35,12 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Doctor(arguments) => doctor(&arguments),
         Command::Explain(arguments) => explain(&arguments),
+        Command::Requests(arguments) => requests(&arguments),
+        Command::Hold(arguments) => hold(arguments),
+        Command::Release(arguments) => release(arguments),
+        Command::Status(arguments) => status(&arguments),
+        Command::Completion => print(complete::SCRIPT).map(|()| 0),
+        Command::Complete { words } => print(&complete::reply(&Arguments::command(), &words)).map(|()| 0),
         Command::Guard(arguments) => installation(&arguments).and_then(|it| print(&it.guard())).map(|()| 0),
     };
     match done {
@@ -42,15 +55,90 @@ fn main() -> ExitCode {
 
 fn explain(arguments: &ExplainArguments) -> Result<u8> {
     let explanation = runtime()?.block_on(async {
-        let config = config(&arguments.cluster).await?;
+        let config = config(&arguments.common.cluster).await?;
         let question = question(arguments, &config.default_namespace)?;
         explain::explain(config, question).await.context("could not explain")
     })?;
-    print(&match arguments.output {
-        Output::Text => explanation.to_string(),
-        Output::Json => format!("{}\n", explanation.to_json()),
+    show(&explanation, arguments.common.output)
+}
+
+fn requests(arguments: &RequestsArguments) -> Result<u8> {
+    let (installation, cluster_domain) = signer(&arguments.common)?;
+    let pending = runtime()?.block_on(async {
+        let config = config(&arguments.common.cluster).await?;
+        let namespace = arguments.namespace.as_ref().unwrap_or(&config.default_namespace);
+        let namespace = Namespace::parse(namespace).context("--namespace is no namespace")?;
+        let namespace = (!arguments.all_namespaces).then_some(&namespace);
+        pending(config, installation, &cluster_domain, namespace).await.context("could not look at requests")
     })?;
-    Ok(explanation.exit_status())
+    show(&pending, arguments.common.output)
+}
+
+fn hold(arguments: HoldArguments) -> Result<u8> {
+    let HoldArguments { what, reason, absent, namespace, common } = arguments;
+    let order = |context: &str| {
+        Ok(match scope(&what, namespace.as_deref().unwrap_or(context))? {
+            None => Order::List,
+            Some(scope) => Order::Hold { scope, reason, absent },
+        })
+    };
+    carry_out(order, &common)
+}
+
+fn release(arguments: ReleaseArguments) -> Result<u8> {
+    let ReleaseArguments { what, all, entry, namespace, common } = arguments;
+    let order = |context: &str| {
+        Ok(match (scope(&what, namespace.as_deref().unwrap_or(context))?, entry) {
+            (Some(scope), _) => Order::Release(scope),
+            (None, Some(key)) => Order::ReleaseKey(key),
+            (None, None) if all => Order::ReleaseAll,
+            (None, None) => return Err(anyhow!("say what to release, as node/worker-3; or --all")),
+        })
+    };
+    carry_out(order, &common)
+}
+
+fn carry_out(order: impl FnOnce(&str) -> Result<Order>, common: &CommonArguments) -> Result<u8> {
+    let (installation, cluster_domain) = signer(common)?;
+    let standing = runtime()?.block_on(async {
+        let config = config(&common.cluster).await?;
+        let order = order(&config.default_namespace)?;
+        Ok::<_, anyhow::Error>(hold::hold(config, installation, &cluster_domain, order).await?)
+    })?;
+    show(&standing, common.output)
+}
+
+/// `node/worker-3` or `node worker-3`; nothing of nothing.
+fn scope(what: &[String], namespace: &str) -> Result<Option<Scope>> {
+    let (kind, name) = match what {
+        [] => return Ok(None),
+        [both] => both.split_once('/').with_context(|| format!("write KIND/NAME, as node/worker-3, not {both:?}"))?,
+        [kind, name, ..] => (kind.as_str(), name.as_str()),
+    };
+    Ok(Some(Scope::parse(kind, Some(namespace), name)?))
+}
+
+fn status(common: &CommonArguments) -> Result<u8> {
+    let (installation, _) = signer(common)?;
+    let status = runtime()?.block_on(async {
+        let config = config(&common.cluster).await?;
+        status::status(config, &installation).await.context("could not look at the installation")
+    })?;
+    show(&status, common.output)
+}
+
+fn show(result: &impl Shown, output: Output) -> Result<u8> {
+    print(&result.shown(output).context("could not write YAML")?)?;
+    Ok(result.exit_status())
+}
+
+fn signer(common: &CommonArguments) -> Result<(Installation, DnsName)> {
+    let CommonArguments { signer_domain, signer_namespace, cluster_domain, cluster: _, output: _ } = common;
+    let installation = Installation {
+        domain: DnsName::parse(signer_domain).context("--signer-domain is no domain")?,
+        namespace: Namespace::parse(signer_namespace).context("--signer-namespace is no namespace")?,
+    };
+    Ok((installation, DnsName::parse(cluster_domain).context("--cluster-domain is no domain")?))
 }
 
 fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
@@ -70,12 +158,10 @@ fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
         (None, None) => return Err(anyhow!("name a pod, as pod/NAME, or a file by -f")),
     };
     let namespace = arguments.namespace.clone().or(of_manifest).unwrap_or_else(|| context.to_owned());
+    let (installation, cluster_domain) = signer(&arguments.common)?;
     Ok(Question {
-        installation: Installation {
-            domain: DnsName::parse(&arguments.signer_domain).context("--signer-domain is no domain")?,
-            namespace: Namespace::parse(&arguments.signer_namespace).context("--signer-namespace is no namespace")?,
-        },
-        cluster_domain: DnsName::parse(&arguments.cluster_domain).context("--cluster-domain is no domain")?,
+        installation,
+        cluster_domain,
         config: arguments.config.as_deref().map(read).transpose()?,
         namespace: Namespace::parse(&namespace).context("--namespace is no namespace")?,
         pod,
@@ -95,11 +181,7 @@ fn doctor(arguments: &DoctorArguments) -> Result<u8> {
         let config = config(&arguments.cluster).await?;
         examine(config, &installation, local_time).await.context("could not look at the cluster")
     })?;
-    print(&match arguments.output {
-        Output::Text => report.to_string(),
-        Output::Json => format!("{}\n", report.to_json()),
-    })?;
-    Ok(report.exit_status())
+    show(&report, arguments.output)
 }
 
 fn installation(arguments: &InstallationArguments) -> Result<Installation> {

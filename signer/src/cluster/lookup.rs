@@ -2,7 +2,7 @@
 //!
 //! A pod is read for each request. A burst names few ServiceAccounts, nodes and namespaces many times: what the API server's cache has shown of
 //! one serves all requests that stood in line when the read began, for which it is no older than a read of their own could be. It may
-//! only accept: where it does not fit, all three are read anew by quorum.
+//! only accept: where it does not fit, all three are read anew by quorum. What is on hold is always read by quorum, and shared likewise.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,11 +14,13 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 
 use super::calls::{CallError, Calls, Part};
 use crate::pipeline::{
-    Bare, Claim, Fact, Freshness, NamespaceFacts, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts,
+    Bare, Claim, Fact, Freshness, Holds, NamespaceFacts, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts,
+    holds::CONFIG_MAP,
 };
 
 /// What a look-up could not find out, and why.
@@ -37,11 +39,33 @@ pub(crate) struct Lookup {
     accounts: Recent<ServiceAccountFacts>,
     nodes: Recent<NodeFacts>,
     namespaces: Recent<NamespaceFacts>,
+    holds: Recent<Arc<Holds>>,
+    holds_path: Arc<str>,
 }
 
 impl Lookup {
-    pub(crate) fn new(calls: Calls) -> Self {
-        Self { calls, accounts: Recent::default(), nodes: Recent::default(), namespaces: Recent::default() }
+    /// `namespace` is the signer's.
+    pub(crate) fn new(calls: Calls, namespace: &str) -> Self {
+        Self {
+            calls,
+            accounts: Recent::default(),
+            nodes: Recent::default(),
+            namespaces: Recent::default(),
+            holds: Recent::default(),
+            holds_path: format!("/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}").into(),
+        }
+    }
+
+    /// What is on hold, by a read that began after a request stood in line `since` then; none where we may not read it.
+    pub(crate) async fn holds(&self, since: Instant) -> Result<Option<Arc<Holds>>, LookupError> {
+        let calls = self.calls.clone();
+        let begin = |path| read_holds(calls, path).boxed();
+        match self.holds.share(self.holds_path.to_string(), since, Instant::now(), begin).await {
+            Ok(Fact::Found(holds, _)) => Ok(Some(holds)),
+            Ok(Fact::Absent(_)) => Ok(None),
+            Err(error) if error.source.is_forbidden() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets the facts beside the claim, all read with the same care, of a request that stood in line `since` then; the namespace's
@@ -81,7 +105,7 @@ impl Lookup {
             }),
             its_namespace,
         )?;
-        Ok(Observed { claim, pod, service_account, node, namespace: its_namespace, services: None })
+        Ok(Observed { claim, pod, service_account, node, namespace: its_namespace, services: None, holds: None })
     }
 }
 
@@ -100,6 +124,16 @@ async fn read<O: DeserializeOwned, T: From<O>>(
         Err(error) if error.is_absent() => Ok(Fact::Absent(freshness)),
         Err(error) => Err(LookupError { what: path, source: Arc::new(error) }),
     }
+}
+
+/// That there is no such ConfigMap says that nothing is on hold, and is as good to share as one.
+async fn read_holds(calls: Calls, path: String) -> Result<Fact<Arc<Holds>>, LookupError> {
+    let holds = match calls.get::<ConfigMap>(&path).await {
+        Ok(map) => Holds::read(&map.data.unwrap_or_default()),
+        Err(error) if error.is_absent() => Holds::default(),
+        Err(error) => return Err(LookupError { what: path, source: Arc::new(error) }),
+    };
+    Ok(Fact::Found(Arc::new(holds), Freshness::Quorum))
 }
 
 /// Reads of the last second, answered or on their way. No more is kept than was read within it, which is at most one for each

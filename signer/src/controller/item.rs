@@ -43,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) object: Option<Arc<RequestObject>>,
     /// Since when it stands in line: what was read of others since then is fresh enough for it.
     pub(crate) since: Instant,
+    /// Why it came back last.
+    pub(crate) reason: &'static str,
 }
 
 impl Item {
@@ -80,10 +82,10 @@ impl Item {
     }
 
     pub(crate) fn job(&self, now: Instant) -> Job {
-        let Self { signer, target, version, object, .. } = self;
+        let Self { signer, target, version, object, reason, .. } = self;
         // One that was held is looked at again because something may have changed.
         let since = if self.attempts == 0 { self.seen } else { now };
-        Job { signer: *signer, target: target.clone(), version: *version, object: object.clone(), since }
+        Job { signer: *signer, target: target.clone(), version: *version, object: object.clone(), since, reason }
     }
 
     /// How old the request is.
@@ -159,6 +161,10 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
         Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished | Hold::GuardMissing => {
             Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
         }
+        // Nobody tells us that a hold is over, and it is to end soon after it was released.
+        Hold::OnHold(_) | Hold::HoldsNotKnown => {
+            Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(15) }
+        }
         Hold::AuditUnwritable => Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) },
         // A person has to change something. We are told when it is the PodSigner.
         Hold::KeyNotVisible
@@ -199,6 +205,8 @@ pub(crate) fn awaits(hold: &Hold) -> Awaits {
         | Hold::ServicesNotKnown
         | Hold::TooManyServices { .. }
         | Hold::NotSelected(_)
+        | Hold::OnHold(_)
+        | Hold::HoldsNotKnown
         | Hold::AuditUnwritable
         | Hold::KeyOnAnotherPod => Awaits::Time,
     }

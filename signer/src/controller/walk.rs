@@ -30,8 +30,9 @@ use crate::{
     names::{PodName, PodUid, ServiceName},
     pace::Pace,
     pipeline::{
-        Answer, Claim, Decision, Denial, Fact, Fault, Freshness, Hold, Issued, Observed, Unclaimed,
+        Answer, Claim, Decision, Denial, Fact, Fault, Freshness, Hold, Holds, Issued, Observed, Unclaimed,
         answer::{Means, decide},
+        holds::CONFIG_MAP,
         rules::Broken,
     },
     roster::Roster,
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
     pub(crate) live: Mutex<Live>,
+    /// As they were last read.
+    pub(crate) holds: Mutex<Arc<Holds>>,
 }
 
 /// A walk that ended.
@@ -203,7 +206,16 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
             let refused = Refused { target: claim.target.clone(), claim: Some(Arc::clone(&claim)), denial };
             deny(parts, refused, pod, version, now).await
         }
-        Answer::Hold(hold) => Ok(held(parts, job, hold, pod)),
+        Answer::Hold(hold) => {
+            // For courts, and once: what an administrator stopped is no trouble that passes.
+            if let Hold::OnHold(by) = &hold
+                && job.reason != hold.label()
+                && let Err(error) = parts.clerk.record_hold(&claim, by, now).await
+            {
+                parts.audit_failed(&error);
+            }
+            Ok(held(parts, job, hold, pod))
+        }
         Answer::Fault(fault) => Err(WalkError::Issue(fault)),
     }
 }
@@ -231,8 +243,10 @@ async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result
     for freshness in [Freshness::Cached, Freshness::Quorum] {
         let policy = parts.roster.policy(job.signer);
         let namespace = policy.as_ref().is_some_and(|signer| signer.wants_namespaces());
-        let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, namespace).await;
-        let mut seen = seen.map_err(WalkError::Lookup)?;
+        let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, namespace);
+        let (mut seen, holds) = tokio::try_join!(seen, parts.lookup.holds(job.since)).map_err(WalkError::Lookup)?;
+        parts.note_holds(holds.as_ref());
+        seen.holds = holds;
         seen.services = parts.services_of(policy.as_deref(), &seen);
         let (issuer, unusable) = match parts.roster.authority(job.signer).issuer {
             Ok(issuer) => (Some(issuer), None),
@@ -446,6 +460,25 @@ impl Parts {
     fn shadow(&self, policy: &str, rule: &str, target: &Target) {
         self.metrics.rule(policy, rule, "shadow");
         tracing::info!(namespace = %target.namespace, request = %target.name, policy, rule, "a rule in shadow would admit this");
+    }
+
+    /// Says aloud what holds nobody although somebody meant it to.
+    fn note_holds(&self, holds: Option<&Arc<Holds>>) {
+        let Some(holds) = holds else { return };
+        let count = |list: usize| i64::try_from(list).unwrap_or(i64::MAX);
+        self.metrics.holds.set(count(holds.all().len()));
+        self.metrics.malformed_holds.set(count(holds.malformed().len()));
+        let before = {
+            let mut last = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *last, Arc::clone(holds))
+        };
+        for entry in holds.malformed().iter().filter(|entry| !before.malformed().contains(entry)) {
+            tracing::error!(
+                key = entry.key,
+                problem = entry.problem,
+                "an entry of ConfigMap {CONFIG_MAP} holds nobody, for it cannot be understood: `kubectl podmint hold` lists it"
+            );
+        }
     }
 
     fn audit_failed(&self, error: &AuditError) {

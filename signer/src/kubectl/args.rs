@@ -25,6 +25,33 @@ pub enum Command {
     ///
     /// Exit status: 0 when each source of the pod gets its certificate, 1 when one does not, 2 when something could not be read.
     Explain(ExplainArguments),
+    /// List what is pending, and why.
+    ///
+    /// Exit status: 0 when nothing is, 1 when something is, 2 when something could not be read.
+    Requests(RequestsArguments),
+    /// Put a pod, a ServiceAccount, a node or a namespace on hold; without one, list what is on hold.
+    ///
+    /// From then on nothing is issued or renewed for its pods, by any replica, until it is released. What was issued before is not revoked:
+    /// it is listed, with the time until when it is good.
+    ///
+    /// Exit status: 0 when all holds are in force, 1 when an entry holds nobody, 2 when nothing could be changed or something not be read.
+    Hold(HoldArguments),
+    /// Release what is on hold.
+    Release(ReleaseArguments),
+    /// Say how the installation is: its signer, its PodSigners, what is pending and on hold.
+    ///
+    /// Exit status: 0 when every PodSigner issues and every hold is in force, 1 when not, 2 when something could not be read.
+    Status(CommonArguments),
+    /// Print what gives kubectl completions of these commands: `kubectl podmint completion > ~/bin/kubectl_complete-podmint`, and make it
+    /// executable.
+    Completion,
+    /// What could stand next: kubectl asks for it.
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far, of which the last is not finished.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Print the admission guard as it is to be applied: `kubectl podmint guard | kubectl apply -f -`.
     Guard(InstallationArguments),
 }
@@ -58,6 +85,68 @@ pub struct ExplainArguments {
     /// A file with PodSigners to go by, in place of those in the cluster: what would it change?
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What these commands share.
+    #[command(flatten)]
+    pub common: CommonArguments,
+}
+
+/// Which requests.
+#[derive(Debug, Args)]
+pub struct RequestsArguments {
+    /// Namespace of the requests; default is that of the context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Those of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// What these commands share.
+    #[command(flatten)]
+    pub common: CommonArguments,
+}
+
+/// Whom to hold.
+#[derive(Debug, Args)]
+pub struct HoldArguments {
+    /// Whose pods: pod, serviceaccount, node or namespace, and its name.
+    #[arg(value_name = "KIND/NAME", num_args = 0..=2)]
+    pub what: Vec<String>,
+    /// Why: it stands in the audit log and is told on the pods.
+    #[arg(long, value_name = "TEXT", requires = "what")]
+    pub reason: Option<String>,
+    /// Also when there is no such object (yet).
+    #[arg(long, requires = "what")]
+    pub absent: bool,
+    /// Namespace of the pod or ServiceAccount; default is that of the context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// What these commands share.
+    #[command(flatten)]
+    pub common: CommonArguments,
+}
+
+/// Whom to release.
+#[derive(Debug, Args)]
+pub struct ReleaseArguments {
+    /// What is on hold: pod, serviceaccount, node or namespace, and its name.
+    #[arg(value_name = "KIND/NAME", num_args = 0..=2, required_unless_present_any = ["all", "entry"])]
+    pub what: Vec<String>,
+    /// Everything that is on hold.
+    #[arg(long, conflicts_with_all = ["what", "entry"])]
+    pub all: bool,
+    /// The entry of this key: for one that cannot be understood.
+    #[arg(long, value_name = "KEY", conflicts_with = "what")]
+    pub entry: Option<String>,
+    /// Namespace of the pod or ServiceAccount; default is that of the context.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// What these commands share.
+    #[command(flatten)]
+    pub common: CommonArguments,
+}
+
+/// What the commands share whose `--namespace` is that of pods.
+#[derive(Debug, Args)]
+pub struct CommonArguments {
     /// Domain of all signer names of this installation.
     #[arg(long, value_name = "DOMAIN", default_value = "podmint.dev")]
     pub signer_domain: String,
@@ -102,6 +191,10 @@ pub struct InstallationArguments {
 pub enum Output {
     /// Lines for people.
     Text,
+    /// The same with more in them.
+    Wide,
     /// One object.
     Json,
+    /// One object.
+    Yaml,
 }

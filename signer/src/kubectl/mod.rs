@@ -5,8 +5,14 @@
 //! Each command is a module of its own; [`args`] is the command line.
 
 pub mod args;
+pub mod complete;
 pub mod doctor;
 pub mod explain;
+pub mod hold;
+pub mod requests;
+pub mod shown;
+pub mod status;
+mod view;
 
 use crate::{
     cluster::guard,

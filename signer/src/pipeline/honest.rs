@@ -182,6 +182,7 @@ pub(crate) fn honest_of(claim: Claim) -> Observed {
         node: Fact::Found(node, Freshness::Cached),
         namespace: Some(NamespaceFacts { labels: Arc::new([("env".into(), "prod".into())].into()) }),
         services: Some(["carts", "front"].map(|name| ServiceName::parse(name).unwrap()).into()),
+        holds: Some(Arc::default()),
     }
 }
 

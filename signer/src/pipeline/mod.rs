@@ -8,6 +8,7 @@ pub mod claim;
 pub mod dns;
 pub mod facts;
 pub mod filled;
+pub mod holds;
 pub mod issued;
 pub mod key;
 mod leaf;
@@ -33,6 +34,7 @@ pub use self::{
     dns::{Because, DnsWord},
     facts::{Fact, Freshness, Labels, NamespaceFacts, NodeFacts, Phase, PodFacts, Projection, ServiceAccountFacts},
     filled::Subject,
+    holds::{HeldBy, Holds, Scope, ScopeError},
     issued::{Fault, Issued},
     key::{KeyType, PublicKey},
     observed::Observed,

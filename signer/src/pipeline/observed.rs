@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     claim::Claim,
     facts::{Fact, NamespaceFacts, NodeFacts, PodFacts, ServiceAccountFacts},
+    holds::Holds,
 };
 use crate::names::ServiceName;
 
@@ -23,4 +24,6 @@ pub struct Observed {
     pub namespace: Option<NamespaceFacts>,
     /// The Services that select the pod of that name, sorted; none where nobody asked, or the Services are not known.
     pub services: Option<Box<[ServiceName]>>,
+    /// What is on hold; none where that is not known.
+    pub holds: Option<Arc<Holds>>,
 }

@@ -9,7 +9,10 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-use super::key::KeyType;
+use super::{
+    holds::{CONFIG_MAP, HeldBy},
+    key::KeyType,
+};
 use crate::names::{NameError, NodeName, PodUid, ServiceAccountName, ServiceName, SignerName, clip};
 
 /// Final: written to the API server as `Denied`.
@@ -130,6 +133,10 @@ pub enum Hold {
         /// A key that Podmint knows and that may have been meant.
         nearest: Option<&'static str>,
     },
+    /// An administrator has put its pod on hold.
+    OnHold(HeldBy),
+    /// The signer may not read what is on hold.
+    HoldsNotKnown,
     /// No PodSigner is configured for this signer name.
     NoSuchSigner(SignerName),
     /// The PodSigner is suspended.
@@ -156,6 +163,8 @@ pub enum Hold {
     KeyTypeNotServed {
         /// The PodSigner.
         policy: String,
+        /// The rule, where it is the rule that does not.
+        rule: Option<String>,
         /// What the request has.
         asked: KeyType,
         /// What would do.
@@ -262,6 +271,8 @@ impl Hold {
             Self::NodeNotFound(_) => "node_not_found",
             Self::OtherNode(_) => "other_node",
             Self::UnknownAnnotation { .. } => "unknown_annotation",
+            Self::OnHold(_) => "on_hold",
+            Self::HoldsNotKnown => "holds_not_known",
             Self::NoSuchSigner(_) => "no_such_signer",
             Self::Suspended { .. } => "suspended",
             Self::NotAdmitted { .. } => "not_admitted",
@@ -378,6 +389,14 @@ impl fmt::Display for Hold {
                 write!(out, "node {node} was deleted and created again: the next request will name the new one")
             }
             Self::UnknownAnnotation { key, nearest } => unknown_annotation(out, key, *nearest),
+            Self::OnHold(held) => {
+                write!(out, "{held}: nothing new is issued until `kubectl podmint release {}`", held.scope)
+            }
+            Self::HoldsNotKnown => write!(
+                out,
+                "the signer may not read what is on hold (ConfigMap {CONFIG_MAP} of its namespace), and issues nothing meanwhile: apply \
+                 deploy/kustomize/rbac.yaml (get on configmaps)"
+            ),
             Self::NoSuchSigner(signer) => {
                 write!(out, "no PodSigner is configured for signerName {signer}: add one, or correct the pod's volume")
             }
@@ -403,12 +422,15 @@ impl fmt::Display for Hold {
                      [\"{service_account}\"]"
                 )
             }
-            Self::KeyTypeNotServed { policy, asked, served } => write!(
-                out,
-                "PodSigner {policy} does not serve {asked} keys: set keyType in the pod's volume to {}, or add {asked} to the \
-                 PodSigner's spec.keyTypes",
-                kinds(served)
-            ),
+            Self::KeyTypeNotServed { policy, rule, asked, served } => {
+                let by = rule.as_ref().map(|rule| format!(" by its rule {rule:?}")).unwrap_or_default();
+                let list = if rule.is_some() { "that rule's keyTypes" } else { "the PodSigner's spec.keyTypes" };
+                write!(
+                    out,
+                    "PodSigner {policy} does not serve {asked} keys{by}: set keyType in the pod's volume to {}, or add {asked} to {list}",
+                    kinds(served)
+                )
+            }
             Self::NoSuchName { field, problem } => {
                 write!(out, "the PodSigner's spec.profile.{field} makes no name for this pod: {problem}")
             }

@@ -11,6 +11,7 @@ use super::{
     asked,
     claim::Claim,
     facts::{Fact, Freshness, NamespaceFacts, NodeFacts, Phase, PodFacts, Projection},
+    holds::Holds,
     observed::Observed,
     refusal::{Denial, Hold, NotProjected},
 };
@@ -28,7 +29,7 @@ use crate::names::ServiceName;
 /// ```compile_fail
 /// # use podmint_signer::pipeline::{Observed, Unverified, Verified};
 /// fn prove(seen: Observed) -> Result<Verified, Unverified> {
-///     Ok(Verified { claim: seen.claim, pod: unimplemented!(), node: unimplemented!(), namespace: None, services: None })
+///     Ok(Verified { claim: seen.claim, pod: unimplemented!(), node: unimplemented!(), namespace: None, services: None, holds: None })
 /// }
 /// ```
 pub struct Verified {
@@ -37,6 +38,7 @@ pub struct Verified {
     node: NodeFacts,
     namespace: Option<NamespaceFacts>,
     services: Option<Box<[ServiceName]>>,
+    holds: Option<Arc<Holds>>,
 }
 
 /// Why a claim is not (yet) verified.
@@ -64,7 +66,7 @@ pub struct LookAgain {
 impl Verified {
     /// Compares everything that a claim says with what is known.
     pub fn check(seen: Observed) -> Result<Self, Unverified> {
-        let Observed { claim, pod, service_account, node, namespace, services } = seen;
+        let Observed { claim, pod, service_account, node, namespace, services, holds } = seen;
         let account_uid = match &service_account {
             Fact::Absent(_) => Err(Hold::ServiceAccountNotFound(claim.service_account.clone())),
             Fact::Found(account, _) if account.uid.as_ref() == Some(&claim.service_account_uid) => Ok(()),
@@ -82,7 +84,9 @@ impl Verified {
         };
         match (objections.answer(), pod, node) {
             (Some(objection), ..) => Err(objection),
-            (None, Fact::Found(pod, _), Fact::Found(node, _)) => Ok(Self { claim, pod, node, namespace, services }),
+            (None, Fact::Found(pod, _), Fact::Found(node, _)) => {
+                Ok(Self { claim, pod, node, namespace, services, holds })
+            }
             // Objected to above.
             (None, ..) => Err(Unverified::Hold(Hold::PodNotFound)),
         }
@@ -112,17 +116,23 @@ impl Verified {
     pub fn services(&self) -> Option<&[ServiceName]> {
         self.services.as_deref()
     }
+
+    /// What is on hold; none where that is not known.
+    pub fn holds(&self) -> Option<&Holds> {
+        self.holds.as_deref()
+    }
 }
 
 impl fmt::Debug for Verified {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { claim, pod, node, namespace, services } = self;
+        let Self { claim, pod, node, namespace, services, holds } = self;
         out.debug_struct("Verified")
             .field("claim", claim)
             .field("pod", pod)
             .field("node", node)
             .field("namespace", namespace)
             .field("services", services)
+            .field("holds", holds)
             .finish()
     }
 }

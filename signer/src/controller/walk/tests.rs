@@ -66,7 +66,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     let guard = watch::Sender::new(GuardState::InForce);
     let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
     let parts = Arc::new(Parts {
-        lookup: Lookup::new(calls.clone()),
+        lookup: Lookup::new(calls.clone(), "podmint-system"),
         services: SeenServices::new(),
         calls,
         versions,
@@ -78,16 +78,28 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         metrics,
         pace,
         live: Mutex::default(),
+        holds: Mutex::default(),
     });
     Scene { fake, parts, audit, guard, authority }
 }
 
 impl Scene {
     async fn walk(&self) -> Ended {
+        self.walk_again("").await
+    }
+
+    /// As when it comes back for this reason.
+    async fn walk_again(&self, reason: &'static str) -> Ended {
         let object = object(request());
         let target = object.target().unwrap();
-        let job =
-            Job { signer: 0, target, version: Version::V1, object: Some(Arc::new(object)), since: Instant::now() };
+        let job = Job {
+            signer: 0,
+            target,
+            version: Version::V1,
+            object: Some(Arc::new(object)),
+            since: Instant::now(),
+            reason,
+        };
         walk(Arc::clone(&self.parts), job).await.ended
     }
 
@@ -288,4 +300,37 @@ async fn a_certificate_of_another_ca_is_traced_as_foreign() {
     let roots = Some(Arc::from(another.generation().trust_bundle()));
     scene.authority.send_replace(Authority { issuer: Ok(Arc::new(another)), roots, view: None, trouble: None });
     assert!(matches!(scene.parts.trace(0, &chain), Some(Origin::Foreign { leaf }) if leaf != Sha256::of(b"")));
+}
+
+const HOLDS: &str = "/api/v1/namespaces/podmint-system/configmaps/podmint-holds";
+
+/// As often as it is looked at, it is recorded once; and the next walk after its release is answered.
+#[tokio::test]
+async fn what_is_on_hold_is_recorded_once_and_answered_when_released() {
+    let scene = scene().await;
+    let entry = "{kind: serviceaccount, namespace: shop, name: cart, reason: leaked}";
+    scene.fake.put(HOLDS, json!({"metadata": {"name": "podmint-holds"}, "data": {"a": entry, "b": "nonsense"}}));
+    assert!(matches!(scene.hold().await, Hold::OnHold(by) if by.reason.as_deref() == Some("leaked")));
+    assert!(matches!(scene.walk_again("on_hold").await, Ended::Held { hold: Hold::OnHold(_), .. }));
+    assert_eq!((scene.puts(), scene.outcomes()), (0, vec!["held".to_owned()]));
+    assert!(scene.metric("holds 1") && scene.metric("malformed_holds 1"));
+    scene.fake.remove(HOLDS);
+    assert!(matches!(scene.walk_again("on_hold").await, Ended::Answered));
+}
+
+/// Nothing is issued by a signer that cannot know who is on hold.
+#[tokio::test]
+async fn holds_that_cannot_be_read_hold_everybody() {
+    for (code, forbidden) in [(403, true), (500, false), (503, false)] {
+        let scene = scene().await;
+        scene.fake.instead(move |_, path, _| {
+            (path == HOLDS).then(|| Instead::Json(code, refusal(code, "", "podmint-holds").1))
+        });
+        match scene.walk().await {
+            Ended::Held { hold, .. } => assert!(forbidden && hold == Hold::HoldsNotKnown, "{hold}"),
+            Ended::Faulted => assert!(!forbidden, "{code}"),
+            Ended::Answered | Ended::Lost | Ended::Gone => panic!("{code}: answered"),
+        }
+        assert_eq!(scene.puts(), 0);
+    }
 }

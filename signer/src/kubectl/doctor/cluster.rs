@@ -4,7 +4,10 @@ use super::{
     facts::{Facts, Release, Verdict, Versions, seconds},
     report::{Finding, Mend, Severity},
 };
-use crate::cluster::guard::{GuardState, REQUESTS};
+use crate::{
+    cluster::guard::{GuardState, REQUESTS},
+    pipeline::holds::CONFIG_MAP,
+};
 
 pub(super) fn findings(facts: &Facts) -> impl Iterator<Item = Finding> {
     [
@@ -15,9 +18,41 @@ pub(super) fn findings(facts: &Facts) -> impl Iterator<Item = Finding> {
         signer(facts),
         clock_here(facts),
         proxy(facts),
+        malformed_holds(facts),
+        on_hold(facts),
     ]
     .into_iter()
     .flatten()
+}
+
+/// Somebody meant to hold certificates, and holds none.
+fn malformed_holds(facts: &Facts) -> Option<Finding> {
+    let malformed = facts.holds.as_ref().ok()?.malformed();
+    let entries: Vec<String> = malformed.iter().map(|entry| format!("{} ({})", entry.key, entry.problem)).collect();
+    (!entries.is_empty()).then(|| Finding {
+        id: "hold-malformed",
+        severity: Severity::Breaks,
+        place: format!("ConfigMap {CONFIG_MAP} of namespace {}", facts.namespace),
+        what: format!("entries hold nobody, for they cannot be understood: {}", some_of(&entries)),
+        mend: Mend::Do(
+            "hold what was meant (`kubectl podmint hold KIND/NAME`), and remove the entries (`kubectl podmint release --entry KEY`)"
+                .to_owned(),
+        ),
+    })
+}
+
+/// Pods that wait because somebody wants them to.
+fn on_hold(facts: &Facts) -> Option<Finding> {
+    let held: Vec<String> = facts.holds.as_ref().ok()?.all().iter().map(ToString::to_string).collect();
+    (!held.is_empty()).then(|| Finding {
+        id: "on-hold",
+        severity: Severity::Note,
+        place: format!("ConfigMap {CONFIG_MAP} of namespace {}", facts.namespace),
+        what: format!("nothing is issued or renewed for pods of these: {}", some_of(&held)),
+        mend: Mend::Do(
+            "`kubectl podmint hold` says what is still valid, `kubectl podmint release KIND/NAME` ends it".to_owned(),
+        ),
+    })
 }
 
 /// Where the API is not served, the API server takes the sources out of every pod that it stores, and tells nobody.
@@ -249,6 +284,7 @@ mod tests {
         },
         *,
     };
+    use crate::{kubectl::shown::Shown as _, pipeline::Holds};
 
     fn mend_of(finding: &Finding) -> String {
         match &finding.mend {
@@ -281,6 +317,15 @@ mod tests {
             facts.served = Ok(Served { bundles: Versions::default(), ..facts.served.clone().unwrap() });
         });
         assert!(!one.what.contains("podcertificaterequests"), "{}", one.what);
+    }
+
+    #[test]
+    fn what_is_on_hold_is_noted_and_a_hold_that_holds_nobody_is_broken() {
+        let holding = |text: &str| Ok(Holds::read(&[("a".to_owned(), text.to_owned())].into()));
+        let one = only("on-hold", |facts| facts.holds = holding("{kind: node, name: node-a}"));
+        assert!(one.severity == Severity::Note && one.what.contains("node node-a is on hold"), "{}", one.what);
+        let one = only("hold-malformed", |facts| facts.holds = holding("{kind: nod, name: node-a}"));
+        assert!(one.severity == Severity::Breaks && one.what.contains("a (\"nod\" cannot be held"), "{}", one.what);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::report::Unseen;
-use crate::cluster::guard::GuardState;
+use crate::{cluster::guard::GuardState, pipeline::Holds};
 
 /// What was seen, or why not.
 pub(super) type Seen<T> = Result<T, Unseen>;
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub(super) ahead: Seen<BTreeMap<String, i64>>,
     /// How kube-proxy works here; nothing where it is not found.
     pub(super) proxy_mode: Seen<Option<String>>,
+    /// What administrators have on hold.
+    pub(super) holds: Seen<Holds>,
 }
 
 impl Facts {
@@ -70,6 +72,7 @@ impl Facts {
             nodes,
             ahead,
             proxy_mode,
+            holds,
         } = self;
         let of_cluster = [
             server.as_ref().err(),
@@ -86,6 +89,7 @@ impl Facts {
             nodes.as_ref().err(),
             ahead.as_ref().err(),
             proxy_mode.as_ref().err(),
+            holds.as_ref().err(),
         ];
         let of_nodes = nodes.iter().flatten().map(|node| node.kubelet.as_ref().err());
         of_cluster.into_iter().chain(of_nodes).flatten().cloned().collect()

@@ -10,7 +10,7 @@ use super::{
     facts::{Facts, GATES, Kubelet, Node, Pod, Release, Served, Verdict, Versions},
     report::{Finding, Report, Unseen},
 };
-use crate::cluster::guard::GuardState;
+use crate::{cluster::guard::GuardState, pipeline::Holds};
 
 /// So many seconds from now.
 pub(super) fn at(seconds: i64) -> OffsetDateTime {
@@ -38,6 +38,7 @@ pub(super) fn healthy() -> Facts {
         nodes: Ok(vec![node("node-a")]),
         ahead: Ok(BTreeMap::from([("node-a".to_owned(), 0)])),
         proxy_mode: Ok(Some("nftables".to_owned())),
+        holds: Ok(Holds::default()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -27,6 +28,7 @@ use crate::{
     },
     kubectl::Installation,
     names::Namespace,
+    pipeline::{Holds, holds::CONFIG_MAP},
 };
 
 /// Why there is nothing to report.
@@ -70,6 +72,7 @@ pub(super) async fn look(
         nodes,
         ahead,
         proxy_mode,
+        holds,
     ) = tokio::join!(
         guard::inspect(&calls, &installation.domain, &username),
         prove::guard(&calls, &installation.domain, served.as_ref().ok()),
@@ -83,6 +86,7 @@ pub(super) async fn look(
         nodes(&calls),
         ahead(&calls),
         proxy_mode(&calls),
+        holds(&calls, &installation.namespace),
     );
     Ok(Facts {
         domain: installation.domain.as_str().to_owned(),
@@ -103,6 +107,7 @@ pub(super) async fn look(
         nodes,
         ahead,
         proxy_mode,
+        holds,
     })
 }
 
@@ -116,7 +121,7 @@ pub(super) fn seen<T>(what: &str, answer: Result<T, CallError>) -> Seen<T> {
 }
 
 /// A time as Kubernetes writes it.
-pub(super) fn time_of(text: &str) -> Option<OffsetDateTime> {
+pub(in crate::kubectl) fn time_of(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok()
 }
 
@@ -201,6 +206,10 @@ pub(in crate::kubectl) async fn configs(
         seen(WHAT, list(calls, &format!("/api/v1/namespaces/{}/configmaps", installation.namespace)).await)?;
     let mut configs = Vec::new();
     for map in maps {
+        // A reason to hold somebody is no configuration, whatever it says.
+        if text(&map, "/metadata/name") == CONFIG_MAP {
+            continue;
+        }
         for (file, document) in map.get("data").and_then(Value::as_object).into_iter().flatten() {
             let Some(document) = document.as_str().filter(|document| document.contains("PodSigner")) else { continue };
             let config = Config::parse(document, &domains).map_err(|error| {
@@ -374,8 +383,15 @@ fn mode_of_arguments(set: &Value) -> String {
     modes.next_back().unwrap_or_default().to_owned()
 }
 
+async fn holds(calls: &Calls, namespace: &Namespace) -> Seen<Holds> {
+    match calls.get::<ConfigMap>(&format!("/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}")).await {
+        Err(error) if error.is_absent() => Ok(Holds::default()),
+        map => Ok(Holds::read(&seen("what is on hold", map)?.data.unwrap_or_default())),
+    }
+}
+
 /// All of a kind, a page at a time.
-async fn list<T: DeserializeOwned>(calls: &Calls, path: &str) -> Result<Vec<T>, CallError> {
+pub(in crate::kubectl) async fn list<T: DeserializeOwned>(calls: &Calls, path: &str) -> Result<Vec<T>, CallError> {
     #[derive(Deserialize)]
     struct Page<T> {
         #[serde(default)]
@@ -391,7 +407,8 @@ async fn list<T: DeserializeOwned>(calls: &Calls, path: &str) -> Result<Vec<T>, 
     let mut token = String::new();
     loop {
         let next = if token.is_empty() { String::new() } else { format!("&continue={token}") };
-        let page: Page<T> = calls.get(&format!("{path}?limit={PAGE}{next}")).await?;
+        let begin = if path.contains('?') { '&' } else { '?' };
+        let page: Page<T> = calls.get(&format!("{path}{begin}limit={PAGE}{next}")).await?;
         all.extend(page.items);
         token = page.metadata.token;
         if token.is_empty() {

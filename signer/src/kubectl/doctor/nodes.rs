@@ -203,6 +203,7 @@ mod tests {
         super::{facts::Release, fixture::*},
         *,
     };
+    use crate::kubectl::shown::Shown as _;
 
     fn only_of_node(id: &str, change: impl FnOnce(&mut Node)) -> Finding {
         only(id, |facts| change(&mut facts.nodes.as_mut().unwrap()[0]))

@@ -4,7 +4,10 @@ use std::{error::Error, fmt};
 
 use serde_json::{Value, json};
 
-use crate::chain::Chain;
+use crate::{
+    chain::Chain,
+    kubectl::shown::{Shown, plain},
+};
 
 /// What came out.
 #[derive(Debug)]
@@ -79,10 +82,13 @@ impl Unseen {
 /// The exit status when nothing that was seen is broken but something was not seen.
 pub const COULD_NOT_LOOK: u8 = 2;
 
-impl Report {
+impl Shown for Report {
+    fn text(&self, _wide: bool) -> String {
+        self.to_string()
+    }
+
     /// 0: nothing is broken. 1: something is. 2: nothing that was seen is, but something was not seen.
-    #[must_use]
-    pub fn exit_status(&self) -> u8 {
+    fn exit_status(&self) -> u8 {
         if self.findings.iter().any(|finding| finding.severity == Severity::Breaks) {
             1
         } else if self.unseen.is_empty() {
@@ -92,9 +98,7 @@ impl Report {
         }
     }
 
-    /// For machines.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let Self { looked_at, findings, unseen } = self;
         json!({
             "lookedAt": looked_at,
@@ -162,11 +166,6 @@ impl fmt::Display for Finding {
             Mend::Do(words) => write!(out, "  do: {}", plain(words)),
         }
     }
-}
-
-/// Whoever writes a pod must not write on the administrator's terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
 #[cfg(test)]
