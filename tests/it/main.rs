@@ -9,6 +9,7 @@
     reason = "a story that cannot go on says so by a panic"
 )]
 
+mod attack;
 mod bind;
 mod doctor;
 mod down;

@@ -10,6 +10,7 @@ use podmint_signer::config::{Config, Domains};
 use podmint_signer::pace::Pace;
 use podmint_signer::run::{Guard, Options, Source};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,7 @@ pub struct SignerPlan<'a> {
     pace: Pace,
     client: Option<kube::Client>,
     from_objects: bool,
+    fed_by: Option<watch::Receiver<Config>>,
 }
 
 impl Stage {
@@ -51,6 +53,7 @@ impl Stage {
             pace: Pace::compressed(COMPRESSED),
             client: None,
             from_objects: false,
+            fed_by: None,
         }
     }
 
@@ -100,13 +103,19 @@ impl SignerPlan<'_> {
         self
     }
 
+    /// Whose PodSigners the story changes while it runs.
+    pub fn fed_by(mut self, config: watch::Receiver<Config>) -> Self {
+        self.fed_by = Some(config);
+        self
+    }
+
     /// Starts it in this process.
-    pub async fn start(self) -> Signer {
+    pub async fn start(mut self) -> Signer {
         let domains = Domains::parse("podmint.dev", "cluster.local").expect("two domains");
-        let source = if self.from_objects {
-            Source::Objects(domains)
-        } else {
-            Config::parse(&self.document(), &domains).expect("a story's configuration is good").into()
+        let source = match self.fed_by.take() {
+            Some(config) => Source::Documents(config),
+            None if self.from_objects => Source::Objects(domains),
+            None => Config::parse(&self.document(), &domains).expect("a story's configuration is good").into(),
         };
         let listen = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let metrics = plain_client(listen.local_addr().expect("a bound socket has an address").port());

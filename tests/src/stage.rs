@@ -367,8 +367,13 @@ impl PodPlan<'_> {
         self
     }
 
-    /// Makes it.
+    /// Makes it; the API server must take it.
     pub async fn make(self) -> Pod {
+        self.try_make().await.unwrap_or_else(|why| panic!("the API server did not take a pod: {why}"))
+    }
+
+    /// Makes it if the API server takes it.
+    pub async fn try_make(self) -> Result<Pod, Refused> {
         let (node, account) = (self.node.expect("a pod is on a node"), self.account.expect("a pod runs as an account"));
         let sources: Vec<Value> = self.projection.iter().map(|source| json!({"podCertificate": source})).collect();
         let volumes = if sources.is_empty() {
@@ -389,9 +394,9 @@ impl PodPlan<'_> {
         for (field, value) in self.more.as_object().into_iter().flatten() {
             object["spec"][field] = value.clone();
         }
-        let pod = made("pod", call::post(&self.stage.admin, &self.stage.core("pods"), &object).await);
+        let pod = call::post(&self.stage.admin, &self.stage.core("pods"), &object).await?;
         let projection = self.projection.unwrap_or_else(|| json!({"signerName": self.stage.signer_name}));
-        Pod { name: self.name, uid: uid(&pod), node, account, projection }
+        Ok(Pod { name: self.name, uid: uid(&pod), node, account, projection })
     }
 
     fn projection_mut(&mut self) -> &mut Value {
