@@ -23,6 +23,7 @@ mod lag;
 mod names;
 mod onhold;
 mod podsigner;
+mod profiles;
 mod record;
 mod replicas;
 mod rights;

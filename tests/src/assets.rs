@@ -27,6 +27,11 @@ pub fn kubectl() -> PathBuf {
     folder.clone()
 }
 
+/// A Go program of `tests/kube`.
+pub fn go_program(name: &str) -> PathBuf {
+    build(VERSIONS[0], &[name]).join(name)
+}
+
 /// Builds components of Kubernetes from Go modules, unless they are there. Without a word, etcd and kube-apiserver.
 fn build(version: &str, components: &[&str]) -> PathBuf {
     // One build at a time, and the second caller finds it done.
