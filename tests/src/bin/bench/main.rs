@@ -19,6 +19,7 @@
 
 mod figures;
 mod load;
+mod names;
 mod null;
 mod program;
 
@@ -65,6 +66,8 @@ enum Part {
     /// The null signer itself, which the benchmark starts as a process of its own.
     #[command(hide = true)]
     Null { kubeconfig: PathBuf, signer_name: String },
+    /// What names and rules cost: a decision, the index of Services, `explain`.
+    Names,
 }
 
 fn main() {
@@ -74,6 +77,11 @@ fn main() {
         Some(Part::Null { kubeconfig, signer_name }) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(null::run(&kubeconfig, &signer_name));
+        }
+        Some(Part::Names) => {
+            let mut figures = Figures::default();
+            tokio::runtime::Runtime::new().unwrap().block_on(names::measure(&mut figures));
+            show(&figures, arguments.json);
         }
         None => tokio::runtime::Runtime::new().unwrap().block_on(bench(arguments)),
     }
@@ -101,14 +109,20 @@ async fn bench(arguments: Arguments) {
             }
         }
     }
-    if arguments.json {
-        println!("{}", figures.json());
-    } else {
+    if !arguments.json {
         let Arguments { rounds, burst, pods, steady, .. } = arguments;
         println!(
             "\nKubernetes {}, {rounds} rounds: {steady} steady requests, a burst of {burst}, for {pods} pods",
             assets::VERSIONS[0]
         );
+    }
+    show(&figures, arguments.json);
+}
+
+fn show(figures: &Figures, json: bool) {
+    if json {
+        println!("{}", figures.json());
+    } else {
         print!("{}", figures.table());
     }
 }
