@@ -4,30 +4,34 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
-use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     bundle::{self, Bundles},
     calls::{CallError, Calls},
-    secrets::{Secrets, Written},
+    secrets::Secrets,
     versions::{Served, Versions},
 };
 use crate::{
     authority::{
-        Before, Bundle as Standing, Clock, Confirmed, Generation, Issuer, LoadError, MakeError, Makings, NotPublished,
-        Published, Put, Roots, Rotation, SecretData, Seen, Sight, Step, Timing, Trouble, View, Wish, Write,
-        fingerprints, make, may_go_on, next_step,
+        Before, Bundle as Standing, Clock, Confirmed, Generation, Issuer, LoadError, MakeError, NotPublished,
+        Published, Roots, Rotation, SecretData, Seen, Sight, Step, Timing, Trouble, View, Wish, fingerprints,
+        may_go_on, next_step,
     },
     chain::Chain,
     config::{Domains, PodSigner},
     health::Token,
-    names::{SerialNumber, Sha256},
+    names::Sha256,
     pace::{Backoff, Pace, chance},
     pipeline::Hold,
     vitals::{Vital, Vitals},
 };
+
+mod write;
+
+use self::write::RootSecret;
+pub(crate) use self::write::serial;
 
 /// What a walk may know of a CA.
 #[derive(Clone, Debug)]
@@ -335,86 +339,8 @@ impl Keeper {
         bundle::read(&self.calls, version, &self.signer).await.map_err(|error| KeeperError::ReadBundle(name(), error))
     }
 
-    async fn read_root(&self) -> Result<RootSecret, KeeperError> {
-        let name = &self.signer.authority.root_secret_name;
-        let secret = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
-        let empty = SecretData::new();
-        let seen = match &secret {
-            None => Seen::Absent,
-            Some(secret) => Seen::from(Roots::load(secret.data.as_ref().unwrap_or(&empty))),
-        };
-        Ok(RootSecret { secret, seen })
-    }
-
-    async fn make_root(
-        &self,
-        write: Write,
-        before: Option<&RootSecret>,
-        now: OffsetDateTime,
-    ) -> Result<(), KeeperError> {
-        let root = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
-        let (fingerprint, before) = (root.fingerprint(), before.and_then(|root| root.secret.as_ref()));
-        if self.write_roots(&Roots::first(root), write, before).await? == Written::Done {
-            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made a root");
-        }
-        Ok(())
-    }
-
-    async fn make_next(&self, before: Option<RootSecret>, now: OffsetDateTime) -> Result<(), KeeperError> {
-        let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
-        let next = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
-        let fingerprint = next.fingerprint();
-        if self.write_roots(&roots.with_next(next), Write::Replace, secret.as_ref()).await? == Written::Done {
-            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made the next root");
-        }
-        Ok(())
-    }
-
-    async fn promote(&self, before: Option<RootSecret>) -> Result<(), KeeperError> {
-        let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
-        let roots = roots.promoted();
-        if self.write_roots(&roots, Write::Replace, secret.as_ref()).await? == Written::Done {
-            tracing::info!(
-                signer = %self.signer.signer_name, root = %roots.held().current.fingerprint,
-                "threw away the key of the previous root"
-            );
-        }
-        Ok(())
-    }
-
-    async fn write_roots(&self, roots: &Roots, write: Write, before: Option<&Secret>) -> Result<Written, KeeperError> {
-        let name = &self.signer.authority.root_secret_name;
-        let written = self.secrets.write(name, roots.data(), write, before).await;
-        written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))
-    }
-
-    async fn put(&mut self, put: &Put, looked: &Looked, root: Option<&RootSecret>) -> Result<(), KeeperError> {
-        let name = &self.signer.authority.secret_name;
-        let before = looked.loaded.as_ref().and_then(|loaded| loaded.as_ref().ok()).map(Arc::as_ref);
-        let roots = root.and_then(RootSecret::roots);
-        let made = make::signing(put, before, roots, &self.makings(looked.clock.now)?).map_err(KeeperError::Make)?;
-        let data = made.data().map_err(KeeperError::State)?;
-        let written = self.secrets.write(name, data, put.write, looked.read.secret.as_ref()).await;
-        let written = written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))?;
-        self.memory.signing = None;
-        if written == Written::Done {
-            let View { phase, number, next, next_at, .. } = self.view(&made, looked);
-            tracing::info!(
-                signer = %self.signer.signer_name, step = put.name.as_str(), phase, number, root = %made.root_fingerprint(),
-                other = put.plan.rotation.map(|rotation| rotation.other().to_string()), ends = %made.not_after(),
-                next = next.as_str(), next_at = %next_at, "the CA took a step"
-            );
-        }
-        Ok(())
-    }
-
     fn view(&self, generation: &Generation, looked: &Looked) -> View {
         View::of(generation, &looked.wish, Timing::at(self.pace))
-    }
-
-    fn makings(&self, now: OffsetDateTime) -> Result<Makings<'_>, KeeperError> {
-        let serial = serial().ok_or(KeeperError::NoChance)?;
-        Ok(Makings { trust_domain: &self.signer.trust_domain, domains: &self.domains, now, serial })
     }
 
     /// Hands out the right to sign if the bundle is as it should be; else repairs it. True if there is nothing more to do.
@@ -608,21 +534,6 @@ struct Looked {
     clock: Clock,
 }
 
-/// The root's Secret, and what is in it.
-struct RootSecret {
-    secret: Option<Secret>,
-    seen: Seen<Roots>,
-}
-
-impl RootSecret {
-    fn roots(&self) -> Option<&Roots> {
-        match &self.seen {
-            Seen::Found(roots) => Some(roots),
-            Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
-        }
-    }
-}
-
 fn load(secret: &Secret) -> Result<Arc<Generation>, LoadError> {
     let empty = SecretData::new();
     Generation::load(secret.data.as_ref().unwrap_or(&empty)).map(Arc::new)
@@ -640,13 +551,6 @@ fn wish(secret: &Secret) -> Wish {
 
 fn issuer(generation: &Arc<Generation>, read_back: &str, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
     Issuer::new(Arc::clone(generation), Published::witness(generation, read_back)?, confirmed)
-}
-
-/// 128 random bits.
-pub(crate) fn serial() -> Option<SerialNumber> {
-    let mut bytes = [0_u8; 16];
-    SystemRandom::new().fill(&mut bytes).ok()?;
-    Some(SerialNumber::from_random(bytes))
 }
 
 /// How long a bundle may be wrong before it is repaired.
