@@ -15,7 +15,7 @@ mod wording;
 
 use std::sync::Arc;
 
-pub(crate) use self::template::subject_text;
+pub(crate) use self::{check::LONGEST_SECONDS, template::subject_text};
 pub use self::{
     document::ConfigError,
     pattern::Pattern,
@@ -23,6 +23,7 @@ pub use self::{
     wording::{DnsSource, SubjectWording, Usages, Wording},
 };
 use crate::{
+    authority::Wish,
     names::{CertificateName, DnsName, NameError, Namespace, ServiceAccountName, SignerName, TrustDomain},
     pipeline::KeyType,
 };
@@ -71,6 +72,8 @@ pub struct PodSigner {
     pub wording: Wording,
     /// `spec.authority.selfManaged`.
     pub authority: SelfManaged,
+    /// What its annotations ask of the CA; nothing is known of a document in a file, which is never changed for a day.
+    pub wish: Option<Wish>,
 }
 
 /// Keys and values, sorted.

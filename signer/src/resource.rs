@@ -283,6 +283,28 @@ pub struct PodSignerStatus {
     /// The CA.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<AuthorityStatus>,
+    /// What became of each annotation by which its administrator asks something of the CA.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["annotation"]))]
+    pub commands: Vec<CommandStatus>,
+}
+
+/// What became of one annotation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandStatus {
+    /// Which.
+    pub annotation: String,
+    /// The value that was seen.
+    pub value: String,
+    /// Waiting, Underway, Done or Refused.
+    pub progress: String,
+    /// What that means, and what to do.
+    #[serde(default)]
+    pub message: String,
+    /// Since when, by the API server's clock.
+    #[schemars(extend("format" = "date-time"))]
+    pub since: String,
 }
 
 /// One thing that is so, is not so, or is not known.
@@ -345,6 +367,14 @@ pub struct GenerationStatus {
     /// Until when something can be issued under it.
     #[schemars(extend("format" = "date-time"))]
     pub usable_until: String,
+    /// Of a previous root: until when it signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub signed_until: Option<String>,
+    /// Of a previous root: until when it is trusted, for what it signed to live out its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub trusted_until: Option<String>,
 }
 
 /// What happens next to the CA, by itself.

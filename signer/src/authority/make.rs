@@ -8,7 +8,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    certificate::CaCertificate,
+    certificate::{CaCertificate, from_pem},
     key::CaKey,
     load::{Generation, LoadError, Root, Roots},
     plan::Plan,
@@ -50,6 +50,8 @@ pub struct Makings<'a> {
     pub now: OffsetDateTime,
     /// A fresh serial number.
     pub serial: SerialNumber,
+    /// The trust bundle as it was read: the certificate of a root whose key is lost is nowhere else.
+    pub trusted: &'a str,
 }
 
 /// A root of ten years.
@@ -71,7 +73,8 @@ pub fn signing(
     let other = put.plan.rotation.map(|rotation| {
         let found = before.and_then(|before| before.root_of(rotation.other()));
         let held = || Some(&roots?.find(rotation.other())?.certificate);
-        found.or_else(held).cloned().ok_or(MakeError::NoSuchRoot(rotation.other()))
+        let found = found.or_else(held).cloned().or_else(|| published(rotation.other(), makings.trusted));
+        found.ok_or(MakeError::NoSuchRoot(rotation.other()))
     });
     let other = other.transpose()?;
     match (put.below, before) {
@@ -82,6 +85,12 @@ pub fn signing(
         (None, Some(before)) => Ok(before.under(put.plan.clone(), other)?),
         (None, None) => Err(MakeError::Nothing),
     }
+}
+
+fn published(root: Sha256, bundle: &str) -> Option<CaCertificate> {
+    let all = from_pem(bundle.as_bytes()).unwrap_or_default();
+    let checked = all.iter().filter_map(|der| CaCertificate::check("the trust bundle", der).ok());
+    checked.into_iter().find(|certificate| certificate.fingerprint == root)
 }
 
 /// An issuing CA of thirty days under this root.

@@ -26,6 +26,7 @@ mod tests;
 pub mod trace;
 pub mod trouble;
 pub mod view;
+pub mod wish;
 
 pub use self::{
     issuer::{Confirmed, Issuer, NotPublished, NotYet, Published, fingerprints},
@@ -33,8 +34,9 @@ pub use self::{
     make::{MakeError, Makings},
     plan::{Plan, Rotation},
     rotation::Timing,
-    state::{Before, Bundle, Clock, Put, Seen, Sight, Step, Wish, Write, may_go_on, next_step},
+    state::{Before, Bundle, Clock, Put, Seen, Sight, Step, Write, may_go_on, next_step},
     trace::{Origin, trace},
     trouble::Trouble,
     view::View,
+    wish::Wish,
 };

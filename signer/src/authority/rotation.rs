@@ -11,8 +11,9 @@ use time::{Duration, OffsetDateTime};
 use super::{
     make::ROOT_LIFE,
     plan::{Plan, Rotation},
-    state::{Clock, Held, HeldRoot, Name, Sight, Signing, Step, Wish, held, lasting, number_after, replace},
+    state::{Clock, Held, HeldRoot, Name, Seen, Sight, Signing, Step, Write, held, lasting, number_after, replace},
     trouble::Trouble,
+    wish::Wish,
 };
 use crate::pace::Pace;
 
@@ -43,12 +44,13 @@ impl Timing {
 
 /// What happens next if nothing comes between, and when.
 pub fn next_event(signing: &Signing, wish: &Wish, timing: Timing) -> (Name, OffsetDateTime) {
-    let renewal = (Name::Renew, signing.renew_at);
+    let is_due = wish.renews(&signing.plan);
+    let renewal = (Name::Renew, if is_due { OffsetDateTime::UNIX_EPOCH } else { signing.renew_at });
     if wish.is_paused {
         return renewal;
     }
     let step = match signing.plan.rotation {
-        None if is_asked(&signing.plan, wish) => (Name::Prepare, OffsetDateTime::UNIX_EPOCH),
+        None if wish.rotates(&signing.plan, signing.root) => (Name::Prepare, OffsetDateTime::UNIX_EPOCH),
         None => (Name::Prepare, signing.rotate_at),
         Some(Rotation::Prepare { .. }) => (Name::Distribute, OffsetDateTime::UNIX_EPOCH),
         Some(Rotation::Distribute { since, .. }) => (Name::Sign, since.saturating_add(timing.distribute)),
@@ -65,7 +67,9 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
         return Err(None);
     }
     let stepped = match signing.plan.rotation {
-        None if is_asked(&signing.plan, wish) || clock.slow >= signing.rotate_at => prepare(signing, sight, clock),
+        None if wish.rotates(&signing.plan, signing.root) || clock.slow >= signing.rotate_at => {
+            prepare(signing, sight, clock)
+        }
         Some(Rotation::Prepare { next }) if sight.bundle.is_some_and(|roots| roots.contains(&next)) => {
             let rotation = Some(Rotation::Distribute { next, since: clock.fast });
             Ok(replace(Name::Distribute, Plan { rotation, ..signing.plan.clone() }, None))
@@ -95,20 +99,21 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
     }
 }
 
-fn is_asked(plan: &Plan, wish: &Wish) -> bool {
-    wish.rotate.is_some() && wish.rotate != plan.asked
-}
-
 /// `Err(None)` from here on: the root's Secret has to be read first.
 fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
-    let Held { current, next } = held(&sight.root)?;
+    let is_lost = sight.wish.lost == Some(signing.root);
+    let Held { current, next } = match (held(&sight.root), &sight.root) {
+        (Err(Some(Trouble::RootKeyLost)), Seen::Absent) if is_lost => return Ok(Step::MakeRoot(Write::Create)),
+        (Err(Some(Trouble::RootKeyLost)), _) if is_lost => return Ok(Step::MakeRoot(Write::Replace)),
+        (held, _) => held?,
+    };
     if next.is_some_and(|next| next.fingerprint == signing.root) {
         return Ok(Step::Promote);
     }
-    if current.fingerprint != signing.root {
-        return Err(Some(Trouble::RootsDiffer));
-    }
+    // The one that was made in place of a lost one has no other beside it.
+    let next = if current.fingerprint == signing.root { next } else { Some(current).filter(|_| is_lost) };
     match next.filter(|next| is_new(*next, clock.now)) {
+        None if current.fingerprint != signing.root => Err(Some(Trouble::RootsDiffer)),
         None => Ok(Step::MakeNext),
         Some(next) => {
             let rotation = Some(Rotation::Prepare { next: next.fingerprint });
@@ -119,7 +124,7 @@ fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, O
 }
 
 /// One that was made long ago, for a rotation that did not come about, is not worth rotating to.
-fn is_new(root: HeldRoot, now: OffsetDateTime) -> bool {
+pub(super) fn is_new(root: HeldRoot, now: OffsetDateTime) -> bool {
     now < root.not_after.saturating_sub(ROOT_LIFE).saturating_add(NEW)
 }
 

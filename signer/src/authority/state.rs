@@ -8,10 +8,11 @@ use time::{Duration, OffsetDateTime};
 use super::{
     load::LoadError,
     plan::{Plan, Rotation},
-    rotation::{Timing, advance, next_event},
+    rotation::{Timing, advance, is_new, next_event},
     trouble::Trouble,
+    wish::Wish,
 };
-use crate::names::Sha256;
+use crate::{config::LONGEST_SECONDS, names::Sha256};
 
 /// What a look at a Secret has shown. Only quorum reads count.
 #[derive(Clone, Debug)]
@@ -116,17 +117,6 @@ pub struct Sight<'a> {
     pub wish: &'a Wish,
     /// How long the phases are.
     pub timing: Timing,
-}
-
-/// What an administrator asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Wish {
-    /// Rotate the root, once for each new value.
-    pub rotate: Option<String>,
-    /// Begin no rotation, and let none take a step that anybody would notice.
-    pub is_paused: bool,
-    /// Withdraw this previous root now, whatever lives under it: its key is stolen.
-    pub withdraw: Option<Sha256>,
 }
 
 /// Three readings of one moment. What is written down is the later one, what is waited for goes by the earlier one: so no jump of
@@ -314,7 +304,7 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
         Err(trouble) => trouble,
     };
     let alarm = waits.or_else(|| rolled_back(signing, sight.before));
-    if clock.now < signing.renew_at {
+    if clock.now < signing.renew_at && !sight.wish.renews(&signing.plan) {
         return Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm };
     }
     match key_of(signing.root, &sight.root, clock.now) {
@@ -370,13 +360,14 @@ fn not_as_left(signing: &Signing, sight: &Sight<'_>) -> Option<Step> {
 }
 
 fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
+    let lost = given_up(sight);
     let anything_lives = sight.before.is_some() || sight.bundle.is_some_and(|roots| !roots.is_empty());
     let held = match &sight.root {
         Seen::Unread => return Step::ReadRoot,
         Seen::Broken(error) if *error != LoadError::Empty => {
             return Step::Hold(Trouble::RootBroken(error.clone()));
         }
-        Seen::Absent | Seen::Broken(_) if anything_lives => return Step::Hold(Trouble::RootKeyLost),
+        Seen::Absent | Seen::Broken(_) if anything_lives && lost.is_none() => return Step::Hold(Trouble::RootKeyLost),
         Seen::Absent => return Step::MakeRoot(Write::Create),
         Seen::Broken(_) => return Step::MakeRoot(Write::Replace),
         Seen::Found(held) => held,
@@ -388,7 +379,8 @@ fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
     let signed = [sight.before.map(|before| before.root), sight.marked];
     let remembered = signed.into_iter().flatten().all(|root| held.find(root).is_some());
     let below = [Some(held.current), held.next].into_iter().flatten().find(|root| remembered && trusted(*root));
-    let Some(below) = below else {
+    let lost = lost.filter(|lost| held.find(*lost).is_none() && is_new(held.current, clock.now));
+    let Some(below) = below.or(lost.map(|_| held.current)) else {
         return Step::Hold(Trouble::OtherRoot { found: held.current.fingerprint });
     };
     if let Err(trouble) = lasting(below, clock.now) {
@@ -396,14 +388,23 @@ fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
     }
     // A rotation that was going on begins anew with the root that it had: certificates of that one may be about.
     let next = held.next.filter(|next| *next != below).map(|next| Rotation::Prepare { next: next.fingerprint });
+    // What a lost root signed lives on; for how long is forgotten with the plan.
+    let drains = lost.map(|previous| Rotation::Sign { previous, longest: LONGEST_SECONDS });
     let plan = Plan {
         number: number_after(0, sight.before),
-        rotation: next,
+        rotation: drains.or(next),
         longest: sight.longest,
         // What was granted before is forgotten with the plan. To rotate once too often helps nobody.
         asked: sight.wish.rotate.clone(),
     };
     Step::Put(Put { name: Name::Issue, plan, below: Some(below.fingerprint), write })
+}
+
+/// The root that signed last, where it is this one that an administrator gives up for lost. Its certificate is in the bundle still.
+fn given_up(sight: &Sight<'_>) -> Option<Sha256> {
+    let signed = [sight.before.map(|before| before.root), sight.marked];
+    let published = |lost: &Sha256| sight.bundle.is_some_and(|roots| roots.contains(lost));
+    sight.wish.lost.filter(|lost| signed.into_iter().flatten().all(|root| root == *lost) && published(lost))
 }
 
 /// Whether a CA can be made below this root; `Err(None)` where the root's Secret has to be read first.

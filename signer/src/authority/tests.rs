@@ -194,7 +194,8 @@ fn only_a_published_root_may_be_signed_under() {
 // What to do next.
 
 fn sight<'a>() -> Sight<'a> {
-    static NOTHING: Wish = Wish { rotate: None, is_paused: false, withdraw: None };
+    static NOTHING: Wish =
+        Wish { rotate: None, renew: None, is_paused: false, stolen: None, withdraw: None, lost: None };
     Sight {
         signing: Seen::Absent,
         root: Seen::Unread,

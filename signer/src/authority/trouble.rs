@@ -64,8 +64,9 @@ impl fmt::Display for Trouble {
                 write!(out, "the Secret of the root is not as Podmint wrote it: {error}; restore it from a backup")
             }
             Self::RootKeyLost => out.write_str(
-                "the Secret of the root is gone while its certificates are trusted: restore it from a backup; Podmint does not make \
-                 another root beside certificates that live",
+                "the Secret of the root is gone while its certificates are trusted: restore it from a backup (`kubectl podmint ca \
+                 restore`), or, where there is none, go on with a new root (`kubectl podmint ca reset`); Podmint does not make another \
+                 root by itself beside certificates that live",
             ),
             Self::OtherRoot { found } => write!(
                 out,

@@ -4,9 +4,10 @@ use time::OffsetDateTime;
 
 use super::{
     load::Generation,
-    plan::STABLE,
+    plan::{Rotation, STABLE},
     rotation::{Timing, next_event},
-    state::{Name, Wish},
+    state::Name,
+    wish::Wish,
 };
 use crate::names::Sha256;
 
@@ -57,6 +58,8 @@ pub struct View {
     pub is_paused: bool,
     /// The wish for a rotation that was granted last.
     pub asked: Option<String>,
+    /// Until when the previous root signed, and until when it is trusted.
+    pub drains: Option<(OffsetDateTime, OffsetDateTime)>,
 }
 
 impl View {
@@ -65,13 +68,19 @@ impl View {
         let plan = &generation.signing().plan;
         let (next, next_at) = next_event(generation.signing(), wish, timing);
         Self {
-            phase: plan.rotation.map_or(STABLE, super::plan::Rotation::phase),
+            phase: plan.rotation.map_or(STABLE, Rotation::phase),
             number: plan.number,
             parts: generation.shown(),
             next,
             next_at,
             is_paused: wish.is_paused,
             asked: plan.asked.clone(),
+            drains: match plan.rotation {
+                Some(Rotation::Drain { since, longest, .. }) => {
+                    Some((since, since.saturating_add(timing.drain(longest))))
+                }
+                Some(Rotation::Prepare { .. } | Rotation::Distribute { .. } | Rotation::Sign { .. }) | None => None,
+            },
         }
     }
 }

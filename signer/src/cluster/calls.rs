@@ -71,6 +71,11 @@ impl Calls {
         self.call(Method::PUT, path, METADATA, Some(body)).await.map(drop)
     }
 
+    /// Changes what is named and leaves the rest (a JSON merge patch).
+    pub(crate) async fn merge<T: DeserializeOwned>(&self, path: &str, change: &impl Serialize) -> Result<T, CallError> {
+        decode(&self.call(Method::PATCH, path, JSON, Some(encode(change)?)).await?)
+    }
+
     /// Opens a stream of lines. Only its opening has a time limit here.
     pub(crate) async fn open(&self, path: &str) -> Result<Body, CallError> {
         let opened = async {
@@ -101,9 +106,10 @@ impl Calls {
         accept: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Response<Body>, CallError> {
+        let media = if method == Method::PATCH { MERGE } else { JSON };
         let mut request = Request::builder().method(method).uri(path).header(ACCEPT, accept);
         if body.is_some() {
-            request = request.header(CONTENT_TYPE, JSON);
+            request = request.header(CONTENT_TYPE, media);
         }
         let request = request.body(Body::from(body.unwrap_or_default())).map_err(CallError::Path)?;
         let reply = self.client.send(request).await.map_err(CallError::Unreachable)?;
@@ -333,6 +339,7 @@ impl Cause {
 }
 
 const JSON: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// An API server keeps a request no longer than a minute, and queues it at most a quarter of that; a reply later than this is lost.

@@ -211,7 +211,7 @@ impl Keeper {
                 self.memory.generation = None;
             }
             let loaded = read.secret.as_ref().map(load);
-            let wish = read.secret.as_ref().map(wish).unwrap_or_default();
+            let wish = self.wish(read.secret.as_ref());
             let looked = Looked { read, is_fresh, loaded, wish, bundles, asked, heard, clock };
             let (step, root) = self.decide(&looked).await?;
             let is_write = !matches!(step, Step::Sign { .. } | Step::Hold(_));
@@ -244,6 +244,13 @@ impl Keeper {
             }
         }
         Err(KeeperError::Restless)
+    }
+
+    /// What its administrator asks for. Where there is no PodSigner object he writes it on the signing Secret; whatever replaces the
+    /// data of that leaves it as it is.
+    fn wish(&self, signing: Option<&Secret>) -> Wish {
+        let annotations = || signing?.metadata.annotations.as_ref();
+        self.signer.wish.clone().unwrap_or_else(|| annotations().map(Wish::read).unwrap_or_default())
     }
 
     /// What the next step goes on from is no stranger's, though it never came to sign with it.
@@ -347,7 +354,7 @@ impl Keeper {
     async fn sign_with(&mut self, generation: &Arc<Generation>, looked: &Looked) -> Result<bool, KeeperError> {
         let bundles = &looked.bundles;
         let wanted = generation.trust_bundle();
-        let found = bundles.ours.as_ref().map_or("", |bundle| bundle.text());
+        let found = looked.published();
         let is_labelled = bundles.ours.as_ref().is_some_and(bundle::Bundle::is_labelled);
         let marked = bundles.ours.as_ref().and_then(bundle::Bundle::marked);
         let state = Standing::compare(&fingerprints(found), marked, generation.signing());
@@ -411,14 +418,17 @@ impl Keeper {
         let vital = Vital::signing(generation.usable_until(), looked.bundles.foreign);
         let roots = Some(Arc::from(generation.trust_bundle()));
         let view = Some(Arc::new(self.view(generation, looked)));
-        self.show(Authority { issuer: Ok(Arc::new(issuer)), roots, view, trouble: None }, vital);
+        // The CA is as it should be, and nobody may use it.
+        let is_stolen = looked.wish.stolen == Some(generation.root_fingerprint());
+        let issuer = if is_stolen { Err(Hold::KeyStolen) } else { Ok(Arc::new(issuer)) };
+        self.show(Authority { issuer, roots, view, trouble: None }, vital);
         drop(self.token.take());
     }
 
     /// The Secrets are not as they should be. What was loaded before goes on while it can and its root is published.
     fn hold(&mut self, trouble: &Trouble, looked: &Looked) {
         self.alarm(Some(trouble));
-        let found = looked.bundles.ours.as_ref().map_or("", |bundle| bundle.text());
+        let found = looked.published();
         let timing = Timing::at(self.pace);
         let remembered = self.memory.generation.clone();
         let marked = looked.bundles.ours.as_ref().and_then(bundle::Bundle::marked);
@@ -496,7 +506,9 @@ impl Keeper {
             (Err(before), Err(now)) => before == now,
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
         };
-        let changed = !same(&self.out.borrow());
+        let step =
+            |authority: &Authority| authority.view.as_ref().map(|view| (view.phase, view.number, view.is_paused));
+        let changed = !same(&self.out.borrow()) || step(&self.out.borrow()) != step(&authority);
         self.out.send_replace(authority);
         if changed {
             self.changes.send_replace(());
@@ -534,19 +546,16 @@ struct Looked {
     clock: Clock,
 }
 
+impl Looked {
+    /// Our trust bundle.
+    fn published(&self) -> &str {
+        self.bundles.ours.as_ref().map_or("", |bundle| bundle.text())
+    }
+}
+
 fn load(secret: &Secret) -> Result<Arc<Generation>, LoadError> {
     let empty = SecretData::new();
     Generation::load(secret.data.as_ref().unwrap_or(&empty)).map(Arc::new)
-}
-
-/// What an administrator wrote on the signing Secret. Whatever replaces its data leaves that as it is.
-fn wish(secret: &Secret) -> Wish {
-    let word = |name: &str| secret.metadata.annotations.as_ref()?.get(name).filter(|word| !word.is_empty()).cloned();
-    Wish {
-        rotate: word(ROTATE),
-        is_paused: word(PAUSE).is_some_and(|word| word == "true"),
-        withdraw: word(WITHDRAW).and_then(|word| Sha256::parse(&word)),
-    }
 }
 
 fn issuer(generation: &Arc<Generation>, read_back: &str, confirmed: Confirmed) -> Result<Issuer, NotPublished> {
@@ -563,12 +572,6 @@ const READ_BACK_LASTS: Duration = Duration::from_secs(30);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
 /// Root, issuing CA, bundle, and a few lost races.
 const MOST_STEPS: u32 = 16;
-/// Annotation of the signing Secret: rotate the root, once for each new value.
-pub(crate) const ROTATE: &str = "podmint.dev/rotate";
-/// Annotation of the signing Secret: the fingerprint of a previous root that is to be withdrawn before it has drained.
-pub(crate) const WITHDRAW: &str = "podmint.dev/withdraw-root";
-/// Annotation of the signing Secret: `true` keeps a rotation where it is.
-pub(crate) const PAUSE: &str = "podmint.dev/pause-rotation";
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ mod lines;
 pub(crate) mod lookup;
 pub(crate) mod podsigners;
 pub(crate) mod publish;
-mod secrets;
+pub(crate) mod secrets;
 pub(crate) mod services;
 pub(crate) mod status;
 pub mod versions;

@@ -91,7 +91,8 @@ impl StatusWriter {
         if status == before || written.is_some_and(|it| it.instead_of == one.object.metadata.resource_version) {
             return false;
         }
-        let matters = status.conditions != before.conditions || status.state != before.state;
+        let is_answer = status.commands != before.commands;
+        let matters = is_answer || status.conditions != before.conditions || status.state != before.state;
         matters || written.is_none_or(|it| it.at.elapsed() >= self.pace.of(EVERY))
     }
 

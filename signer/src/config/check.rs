@@ -64,6 +64,7 @@ fn signer(document: Place<'_>, domains: &Domains) -> Result<PodSigner, ConfigErr
         lifetime: fields.find("lifetime").map_or(Ok(LIFETIME), lifetime)?,
         wording: profile::wording(spec, fields.find("profile"), domains)?,
         authority: authority(spec, fields.find("authority"))?,
+        wish: None,
         name,
     })
 }
@@ -273,4 +274,4 @@ const OBJECT: Path<'static> = Path::Document("");
 const LIFETIME: Lifetime = Lifetime { max_seconds: 86_400, refresh_from_permille: 400, refresh_to_permille: 600 };
 
 /// 14 days: a little less than half an issuing CA's life, which is what is left of it when the next one takes over.
-const LONGEST_SECONDS: u32 = 14 * 86_400;
+pub(crate) const LONGEST_SECONDS: u32 = 14 * 86_400;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 
 use super::{ConfigError, Domains, PodSigner, check, document::Tree};
-use crate::resource::PodSignerStatus;
+use crate::{authority::Wish, resource::PodSignerStatus};
 
 /// A PodSigner as it was read.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +29,8 @@ pub(crate) struct Metadata {
     pub(crate) resource_version: String,
     #[serde(default)]
     pub(crate) generation: i64,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
     #[serde(default)]
     creation_timestamp: Option<jiff::Timestamp>,
     #[serde(default)]
@@ -87,7 +89,9 @@ fn judge_one(
         check::unlike(older.iter().chain(younger.copied()).map(|other| &**other), signer, check::object_place())
     };
     let refused = |reason, error: &ConfigError| Refused { reason, message: error.to_string() };
+    let wish = Some(Wish::read(&object.metadata.annotations));
     let checked = check::object(&object.tree(), domains).map_err(|error| refused("SpecRefused", &error));
+    let checked = checked.map(|signer| PodSigner { wish: wish.clone(), ..signer });
     let checked = checked.and_then(|signer| match free(&signer) {
         Ok(()) => Ok(signer),
         Err(error) => Err(refused("Conflict", &error)),
@@ -97,7 +101,17 @@ fn judge_one(
         Ok(signer) => {
             (Some(last_good.filter(|good| ***good == signer).map_or_else(|| Arc::new(signer), Arc::clone)), None)
         }
-        Err(refused) => (last_good.filter(|good| free(good).is_ok()).map(Arc::clone), Some(refused)),
+        Err(refused) => {
+            // What is asked of the CA counts whatever is wrong with the spec.
+            let good = last_good.filter(|good| free(good).is_ok());
+            let asked = |good: &Arc<PodSigner>| {
+                if good.wish == wish {
+                    return Arc::clone(good);
+                }
+                Arc::new(PodSigner { wish: wish.clone(), ..PodSigner::clone(good) })
+            };
+            (good.map(asked), Some(refused))
+        }
     };
     Judged { object: object.clone(), in_force, refused }
 }

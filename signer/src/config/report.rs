@@ -24,7 +24,8 @@ fn write(out: &mut String, config: &Config) -> fmt::Result {
 }
 
 fn one(out: &mut String, signer: &PodSigner) -> fmt::Result {
-    let PodSigner { name, signer_name, trust_domain, allow, suspend, key_types, lifetime, wording, authority } = signer;
+    let PodSigner { name, signer_name, trust_domain, allow, suspend, key_types, lifetime, wording, authority, wish: _ } =
+        signer;
     writeln!(out, "\nPodSigner {name}{}", if *suspend { " (SUSPENDED: every request is held)" } else { "" })?;
     writeln!(out, "  answers    signerName {signer_name}")?;
     words(out, trust_domain, wording)?;

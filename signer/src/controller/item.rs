@@ -158,9 +158,11 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
         | Hold::NotSelected(_)
         | Hold::ServicesNotKnown => Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) },
         // We are told when these change; the time is for when we are not.
-        Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished | Hold::GuardMissing => {
-            Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
-        }
+        Hold::AuthorityEndsFirst { .. }
+        | Hold::AuthorityUnusable
+        | Hold::KeyStolen
+        | Hold::TrustNotPublished
+        | Hold::GuardMissing => Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(30) },
         // Nobody tells us that a hold is over, and it is to end soon after it was released.
         Hold::OnHold(_) | Hold::HoldsNotKnown => {
             Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(15) }
@@ -184,7 +186,9 @@ pub(crate) fn backoff(hold: &Hold) -> Backoff {
 /// Whose change makes a held request worth another look.
 pub(crate) fn awaits(hold: &Hold) -> Awaits {
     match hold {
-        Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::TrustNotPublished => Awaits::Authority,
+        Hold::AuthorityEndsFirst { .. } | Hold::AuthorityUnusable | Hold::KeyStolen | Hold::TrustNotPublished => {
+            Awaits::Authority
+        }
         Hold::GuardMissing => Awaits::Guard,
         Hold::NoSuchSigner(_)
         | Hold::Suspended { .. }

@@ -243,7 +243,8 @@ pub(crate) fn serial() -> SerialNumber {
 }
 
 pub(crate) fn makings<'a>(signer: &'a PodSigner, domains: &'a Domains, now: OffsetDateTime) -> Makings<'a> {
-    Makings { trust_domain: &signer.trust_domain, domains, now, serial: SerialNumber::from_random([9; 16]) }
+    let serial = SerialNumber::from_random([9; 16]);
+    Makings { trust_domain: &signer.trust_domain, domains, now, serial, trusted: "" }
 }
 
 pub(crate) fn generation() -> Generation {

@@ -211,6 +211,8 @@ pub enum Hold {
     },
     /// There is no CA to sign with.
     AuthorityUnusable,
+    /// The key of the root is stolen, and another one does not sign yet.
+    KeyStolen,
     /// The root is not yet, or no longer, in the ClusterTrustBundle.
     TrustNotPublished,
     /// The admission policy that lets only kubelets ask is not there.
@@ -285,6 +287,7 @@ impl Hold {
             Self::TooManyServices { .. } => "too_many_services",
             Self::AuthorityEndsFirst { .. } => "authority_ends_first",
             Self::AuthorityUnusable => "authority_unusable",
+            Self::KeyStolen => "key_stolen",
             Self::TrustNotPublished => "trust_not_published",
             Self::GuardMissing => "guard_missing",
             Self::AuditUnwritable => "audit_unwritable",
@@ -464,6 +467,9 @@ impl fmt::Display for Hold {
             Self::TrustNotPublished => {
                 out.write_str("the root is not in the ClusterTrustBundle (yet): see the signer's log and its health page")
             }
+            Self::KeyStolen => out.write_str(
+                "the key of the root is given up for stolen: certificates are issued again when another root signs",
+            ),
             Self::GuardMissing => out.write_str(
                 "the admission policy that lets only kubelets ask for certificates is missing or unbound: run \
                  `kubectl podmint guard | kubectl apply -f -` with this installation's --signer-domain and --namespace, or start the signer \

@@ -10,8 +10,9 @@ use crate::{
     authority::{
         load::LoadError,
         plan::Rotation,
-        state::{Before, Bundle, Clock, Held, Name, Put, Seen, Sight, Signing, Step, Wish, may_go_on, next_step},
+        state::{Before, Bundle, Clock, Held, Name, Put, Seen, Sight, Signing, Step, may_go_on, next_step},
         trouble::Trouble,
+        wish::Wish,
     },
     names::Sha256,
     pipeline::honest::NOW,

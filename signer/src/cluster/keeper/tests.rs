@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    authority::wish::{PAUSE, ROTATE},
     cluster::{
         fake::{Fake, Instead, refusal},
         versions::{BUNDLES, REQUESTS},

@@ -31,7 +31,7 @@ impl Keeper {
         before: Option<&RootSecret>,
         now: OffsetDateTime,
     ) -> Result<(), KeeperError> {
-        let root = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
+        let root = make::root(&self.makings(now, "")?).map_err(KeeperError::Make)?;
         let (fingerprint, before) = (root.fingerprint(), before.and_then(|root| root.secret.as_ref()));
         if self.write_roots(&Roots::first(root), write, before).await? == Written::Done {
             tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made a root");
@@ -41,7 +41,7 @@ impl Keeper {
 
     pub(super) async fn make_next(&self, before: Option<RootSecret>, now: OffsetDateTime) -> Result<(), KeeperError> {
         let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
-        let next = make::root(&self.makings(now)?).map_err(KeeperError::Make)?;
+        let next = make::root(&self.makings(now, "")?).map_err(KeeperError::Make)?;
         let fingerprint = next.fingerprint();
         if self.write_roots(&roots.with_next(next), Write::Replace, secret.as_ref()).await? == Written::Done {
             tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made the next root");
@@ -76,7 +76,8 @@ impl Keeper {
         let name = &self.signer.authority.secret_name;
         let before = looked.loaded.as_ref().and_then(|loaded| loaded.as_ref().ok()).map(Arc::as_ref);
         let roots = root.and_then(RootSecret::roots);
-        let made = make::signing(put, before, roots, &self.makings(looked.clock.now)?).map_err(KeeperError::Make)?;
+        let makings = self.makings(looked.clock.now, looked.published())?;
+        let made = make::signing(put, before, roots, &makings).map_err(KeeperError::Make)?;
         let data = made.data().map_err(KeeperError::State)?;
         let written = self.secrets.write(name, data, put.write, looked.read.secret.as_ref()).await;
         let written = written.map_err(|error| KeeperError::WriteSecret(name.to_string(), error))?;
@@ -92,9 +93,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn makings(&self, now: OffsetDateTime) -> Result<Makings<'_>, KeeperError> {
+    fn makings<'m>(&'m self, now: OffsetDateTime, trusted: &'m str) -> Result<Makings<'m>, KeeperError> {
         let serial = serial().ok_or(KeeperError::NoChance)?;
-        Ok(Makings { trust_domain: &self.signer.trust_domain, domains: &self.domains, now, serial })
+        Ok(Makings { trust_domain: &self.signer.trust_domain, domains: &self.domains, now, serial, trusted })
     }
 }
 

@@ -8,10 +8,11 @@ use crate::{
         View,
         plan::STABLE,
         view::{Role, Shown},
+        wish::{self, Answered},
     },
     config::object::Refused,
     pipeline::Hold,
-    resource::{AuthorityStatus, Condition, GenerationStatus, NextStep, PodSignerStatus},
+    resource::{AuthorityStatus, CommandStatus, Condition, GenerationStatus, NextStep, PodSignerStatus},
 };
 
 /// A condition before it has a time.
@@ -55,7 +56,26 @@ pub(super) fn status(
         state,
         conditions: said.into_iter().map(timed).collect(),
         authority: authority.and_then(kept),
+        commands: commands(one, authority, now),
     }
+}
+
+/// What became of each annotation. One that has come no further keeps its time.
+fn commands(one: &Judged, authority: Option<&Authority>, now: OffsetDateTime) -> Vec<CommandStatus> {
+    let view = authority.and_then(|authority| authority.view.as_deref());
+    let trouble = match &one.in_force {
+        Some(_) => authority.and_then(|authority| authority.trouble.as_deref()),
+        None => Some("nothing is in force"),
+    };
+    let said = wish::answers(&one.object.metadata.annotations, view, trouble);
+    let timed = |Answered { annotation, value, progress, message }: Answered| {
+        let progress = progress.as_str();
+        let is_same = |it: &&CommandStatus| it.annotation == annotation && it.value == value && it.progress == progress;
+        let since = one.object.status.commands.iter().find(is_same).map(|it| it.since.clone());
+        let since = since.unwrap_or_else(|| rfc3339(now));
+        CommandStatus { annotation, value, progress: progress.to_owned(), message, since }
+    };
+    said.into_iter().map(timed).collect()
 }
 
 /// For people, in one line.
@@ -108,6 +128,7 @@ fn authority_ready(one: &Judged, authority: Option<&Authority>) -> Said {
         (Err(Hold::TrustNotPublished), _) => {
             said(kind, "True", "Usable", "it waits for its root to be published".to_owned())
         }
+        (Err(hold @ Hold::KeyStolen), _) => said(kind, "False", "KeyStolen", hold.to_string()),
         (Err(_), Some(trouble)) => said(kind, "False", "Unusable", trouble.to_owned()),
         (Err(_), None) => said(kind, "Unknown", "NotSeen", "it has not been looked at yet".to_owned()),
     }
@@ -117,7 +138,9 @@ fn trust_published(one: &Judged, authority: Option<&Authority>) -> Said {
     let kind = "TrustPublished";
     let Some(authority) = authority.filter(|_| one.in_force.is_some()) else { return not_in_force(kind) };
     match &authority.issuer {
-        Ok(_) => said(kind, "True", "ReadBack", "the root was read back from its ClusterTrustBundle".to_owned()),
+        Ok(_) | Err(Hold::KeyStolen) => {
+            said(kind, "True", "ReadBack", "the root was read back from its ClusterTrustBundle".to_owned())
+        }
         Err(hold @ Hold::TrustNotPublished) => said(kind, "False", "NotPublished", hold.to_string()),
         Err(_) => said(kind, "Unknown", "NotSeen", "there is no CA yet whose root could be published".to_owned()),
     }
@@ -175,25 +198,31 @@ fn state(said: &[Said; 5]) -> String {
     if degraded.status == "True" { format!("{word}, degraded") } else { word.to_owned() }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other hold is a CA's")]
 fn reason(hold: &Hold) -> &'static str {
-    if *hold == Hold::TrustNotPublished { "TrustNotPublished" } else { "AuthorityUnusable" }
+    match hold {
+        Hold::TrustNotPublished => "TrustNotPublished",
+        Hold::KeyStolen => "KeyStolen",
+        _ => "AuthorityUnusable",
+    }
 }
 
 fn kept(authority: &Authority) -> Option<AuthorityStatus> {
     let view = authority.view.as_deref()?;
-    let View { phase, number, parts, next, next_at, is_paused, asked: _ } = view;
+    let View { phase, number, parts, next, next_at, is_paused, asked: _, drains } = view;
     let issuing = parts.iter().find(|part| part.role == Role::Issuing)?;
     Some(AuthorityStatus {
         usable_until: rfc3339(issuing.usable_until),
         number: i64::try_from(*number).unwrap_or(i64::MAX),
         phase: (*phase).to_owned(),
         paused: *is_paused,
-        generations: parts.iter().map(generation).collect(),
+        generations: parts.iter().map(|part| generation(part, *drains)).collect(),
         next: Some(NextStep { step: next.as_str().to_owned(), at: rfc3339(*next_at) }),
     })
 }
 
-fn generation(part: &Shown) -> GenerationStatus {
+fn generation(part: &Shown, drains: Option<(OffsetDateTime, OffsetDateTime)>) -> GenerationStatus {
+    let drains = drains.filter(|_| part.role == Role::PreviousRoot);
     let Shown { role, subject, key_identifier, fingerprint, not_after, usable_until } = part;
     GenerationStatus {
         phase: role.as_str().to_owned(),
@@ -202,6 +231,8 @@ fn generation(part: &Shown) -> GenerationStatus {
         fingerprint: fingerprint.to_string(),
         not_after: rfc3339(*not_after),
         usable_until: rfc3339(*usable_until),
+        signed_until: drains.map(|(signed, _)| rfc3339(signed)),
+        trusted_until: drains.map(|(_, trusted)| rfc3339(trusted)),
     }
 }
 
