@@ -11,6 +11,7 @@
 
 mod attack;
 mod bind;
+mod ca;
 mod doctor;
 mod down;
 mod explain;

@@ -11,7 +11,7 @@ pub const SHIPPED_NAMESPACE: &str = "podmint-system";
 /// The service account the manifests name.
 pub const ACCOUNT: &str = "podmint-signer";
 
-/// One right of `deploy/kustomize/rbac.yaml`: one verb on one resource.
+/// One right of a manifest: one verb on one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Right {
     /// `ClusterRole` or `Role`.
@@ -32,8 +32,41 @@ impl std::fmt::Display for Right {
 
 /// Every right that `deploy/kustomize/rbac.yaml` gives.
 pub fn rights() -> Vec<Right> {
+    rights_of(manifest("rbac.yaml"))
+}
+
+/// Every right that the roles of a CA's administrator give.
+pub fn rights_of_administrators() -> Vec<Right> {
+    rights_of(roles_of_administrators())
+}
+
+/// Gives an account of `namespace` the shipped roles of a CA's administrator, all but `missing`.
+pub async fn administer(bed: &Bed, namespace: &str, account: &str, missing: Option<&Right>) {
+    let admin = bed.client(&Who::Admin).await;
+    for role in roles_of_administrators() {
+        let role = in_namespace(without(role, missing), namespace);
+        apply(&admin, &role).await;
+        let mut metadata = role["metadata"].clone();
+        metadata["name"] = json!(format!("{}:{account}", word(&metadata["name"])));
+        let binding = json!({
+            "apiVersion": role["apiVersion"], "kind": format!("{}Binding", word(&role["kind"])), "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": role["metadata"]["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+        });
+        apply(&admin, &binding).await;
+    }
+}
+
+fn roles_of_administrators() -> Vec<Value> {
+    let mut roles = manifest("roles.yaml");
+    roles.retain(|role| role["metadata"]["name"] == "podmint-ca-administrator");
+    assert_eq!(roles.len(), 2, "a ClusterRole, and a Role for the Secrets");
+    roles
+}
+
+fn rights_of(manifest: Vec<Value>) -> Vec<Right> {
     let mut all = Vec::new();
-    for object in manifest("rbac.yaml") {
+    for object in manifest {
         for (rule, content) in list(&object["rules"]).iter().enumerate() {
             for (resource, verb) in
                 list(&content["resources"]).iter().flat_map(|r| list(&content["verbs"]).iter().map(move |v| (r, v)))
@@ -42,7 +75,7 @@ pub fn rights() -> Vec<Right> {
             }
         }
     }
-    assert!(!all.is_empty(), "deploy/kustomize/rbac.yaml gives no right at all");
+    assert!(!all.is_empty(), "the manifest gives no right at all");
     all
 }
 

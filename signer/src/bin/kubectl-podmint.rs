@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::ExitCode,
 };
@@ -17,6 +18,11 @@ use podmint_signer::{
             Arguments, ClusterArguments, Command, CommonArguments, DoctorArguments, ExplainArguments, HoldArguments,
             InstallationArguments, Output, ReleaseArguments, RequestsArguments,
         },
+        ca::{
+            CaError, Outcome,
+            args::{BackupArguments, CaCommand, KeysCommand, OfSigner, Place, ResetArguments},
+            backup, order, reset, restore,
+        },
         complete,
         doctor::{COULD_NOT_LOOK, examine},
         explain::{self, Question, Which},
@@ -30,6 +36,7 @@ use podmint_signer::{
 };
 use serde_json::Value;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
         Command::Completion => print(complete::SCRIPT).map(|()| 0),
         Command::Complete { words } => print(&complete::reply(&Arguments::command(), &words)).map(|()| 0),
         Command::Guard(arguments) => installation(&arguments).and_then(|it| print(&it.guard())).map(|()| 0),
+        Command::Authority(command) => authority(&command),
     };
     match done {
         Ok(status) => ExitCode::from(status),
@@ -166,6 +174,75 @@ fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
         namespace: Namespace::parse(&namespace).context("--namespace is no namespace")?,
         pod,
     })
+}
+
+fn authority(command: &CaCommand) -> Result<u8> {
+    match command {
+        CaCommand::Rotate(arguments) => order(&arguments.of, arguments.order()),
+        CaCommand::Pause(of) => order(of, order::Order::Pause),
+        CaCommand::Resume(of) => order(of, order::Order::Resume),
+        CaCommand::Withdraw(arguments) => order(&arguments.of, order::Order::Withdraw { confirmed: arguments.confirm }),
+        CaCommand::Ca(KeysCommand::Backup(BackupArguments { of: OfSigner { signer, place }, to })) => {
+            let taken = at(place, async |config, installation| backup::backup(config, installation, signer).await)?;
+            save(to, &taken.file)?;
+            // Where the file goes to standard output, nothing else may.
+            io::stderr().write_all(taken.text.as_bytes()).context("could not print")?;
+            Ok(0)
+        }
+        CaCommand::Ca(KeysCommand::Restore(arguments)) => {
+            let file = Zeroizing::new(load(&arguments.file)?);
+            let sure = arguments.sure();
+            told(&at(&arguments.place, async |config, it| restore::restore(config, it, &file, sure).await)?)
+        }
+        CaCommand::Ca(KeysCommand::Reset(ResetArguments { of: OfSigner { signer, place }, accept_new_root })) => {
+            told(&at(place, async |config, it| reset::reset(config, it, signer, *accept_new_root).await)?)
+        }
+    }
+}
+
+fn order(of: &OfSigner, wanted: order::Order) -> Result<u8> {
+    let OfSigner { signer, place } = of;
+    told(&at(place, async |config, installation| order::order(config, installation, signer, wanted).await)?)
+}
+
+/// Does this in the cluster and for the installation that are named.
+fn at<T>(place: &Place, act: impl AsyncFnOnce(kube::Config, Installation) -> Result<T, CaError>) -> Result<T> {
+    let installation = installation(&place.installation)?;
+    runtime()?.block_on(async { Ok(act(config(&place.cluster).await?, installation).await?) })
+}
+
+fn told(outcome: &Outcome) -> Result<u8> {
+    print(&outcome.text)?;
+    Ok(outcome.exit_status())
+}
+
+/// A file that nobody else may read, and that was not there; or standard output, where that is asked for.
+fn save(to: &Path, file: &[u8]) -> Result<()> {
+    if to == Path::new("-") {
+        return io::stdout().lock().write_all(file).context("could not write to standard output");
+    }
+    let mut new = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .with_context(|| format!("could not make {}: an old backup is never written over", to.display()))?;
+    let written = new.write_all(file).and_then(|()| new.sync_all());
+    if written.is_err() {
+        // Half a backup is none.
+        drop(fs::remove_file(to));
+    }
+    written.with_context(|| format!("could not write {}", to.display()))
+}
+
+fn load(from: &Path) -> Result<Vec<u8>> {
+    let mut file = Vec::new();
+    if from == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut file).context("could not read standard input")?;
+    } else {
+        file = fs::read(from).with_context(|| format!("could not read {}", from.display()))?;
+    }
+    Ok(file)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

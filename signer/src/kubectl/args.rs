@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ca::args::CaCommand;
+
 /// Looks after Podmint with your kubeconfig and your rights.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-podmint", bin_name = "kubectl podmint", version)]
@@ -54,6 +56,9 @@ pub enum Command {
     },
     /// Print the admission guard as it is to be applied: `kubectl podmint guard | kubectl apply -f -`.
     Guard(InstallationArguments),
+    /// What a CA's administrator does.
+    #[command(flatten)]
+    Authority(CaCommand),
 }
 
 /// How to look.

@@ -5,6 +5,7 @@
 //! Each command is a module of its own; [`args`] is the command line.
 
 pub mod args;
+pub mod ca;
 pub mod complete;
 pub mod doctor;
 pub mod explain;

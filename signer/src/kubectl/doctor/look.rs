@@ -422,7 +422,7 @@ fn keep<T>(mut all: Vec<T>, wanted: impl Fn(&T) -> bool) -> Vec<T> {
     all
 }
 
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub(in crate::kubectl) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 

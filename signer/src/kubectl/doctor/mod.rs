@@ -23,7 +23,7 @@ mod workload;
 use time::OffsetDateTime;
 
 use self::facts::Facts;
-pub(super) use self::look::{configs, list, time_of};
+pub(super) use self::look::{configs, list, text, time_of};
 pub use self::{
     look::CannotLook,
     report::{COULD_NOT_LOOK, Finding, Mend, Report, Severity, Unseen},

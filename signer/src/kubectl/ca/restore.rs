@@ -1,0 +1,207 @@
+//! `kubectl podmint ca restore`: puts a backup in place of what is there, after holding one against the other. What would go back is
+//! refused, and so is a backup without the key of the root that signs.
+
+use k8s_openapi::api::core::v1::Secret;
+
+use super::{
+    CaError, Desk, Outcome,
+    backup::{Backup, Keys},
+    data, failed,
+};
+use crate::{
+    authority::{Generation, LoadError, Roots, SecretData, Write, fingerprints},
+    cluster::{
+        bundle::{self, Bundle},
+        secrets::Written,
+    },
+    kubectl::Installation,
+    names::{DnsName, Sha256},
+};
+
+/// How sure its user is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sure {
+    /// It is to be done, and not only shown.
+    pub confirmed: bool,
+    /// It may go back to an older generation.
+    pub accepts_older: bool,
+}
+
+/// Restores the CA that this file holds.
+///
+/// # Errors
+/// When the file is no backup, or one that must not be restored here, or when a right is lacking.
+pub async fn restore(
+    config: kube::Config,
+    installation: Installation,
+    file: &[u8],
+    sure: Sure,
+) -> Result<Outcome, CaError> {
+    let backup = Backup::read(file)?;
+    let name = backup.pod_signer.clone();
+    Desk::open(config, installation, &name).await?.restore(&backup, sure).await
+}
+
+/// What is in the cluster.
+struct Present {
+    signing: Option<Secret>,
+    root: Option<Secret>,
+    bundle: Option<Bundle>,
+}
+
+impl Desk {
+    async fn restore(&self, backup: &Backup, sure: Sure) -> Result<Outcome, CaError> {
+        let signer = self.signer()?;
+        if backup.signer_name != signer.signer_name.as_str() {
+            return Err(CaError::Unfit(format!(
+                "this is a backup of the CA of {}, and PodSigner {} is for {}",
+                backup.signer_name,
+                self.name(),
+                signer.signer_name
+            )));
+        }
+        let keys = backup.keys().map_err(|why| CaError::Unfit(format!("this backup cannot be used: {why}")))?;
+        let [signing, root] = signer.authority.names();
+        let present = Present {
+            bundle: self.bundle().await?,
+            signing: self.secret(signing).await?,
+            root: self.secret(root).await?,
+        };
+        let seen = Seen::of(&present);
+        let change = judge(&keys, &seen, sure.accepts_older).map_err(CaError::Unfit)?;
+        let mut text = format!("Backup of {}: {}\nIn the cluster: {}\n", backup.taken, keys.said(), seen.said());
+        let Change::Replace { withdraws } = change else {
+            text.push_str("There is nothing to restore.\n");
+            return Ok(Outcome { text, is_done: true });
+        };
+        for root in &withdraws {
+            text.push_str(&format!("The root {root} is withdrawn: certificates of it are refused from then on.\n"));
+        }
+        if !sure.confirmed {
+            text.push_str("Nothing was changed. To restore it: the same command with --confirm\n");
+            return Ok(Outcome { text, is_done: false });
+        }
+        // The signer holds while these do not belong together, and goes on by itself when they do.
+        self.put(signing, &backup.signing, present.signing.as_ref()).await?;
+        self.put(root, &backup.root, present.root.as_ref()).await?;
+        self.publish(&keys, present.bundle.as_ref()).await?;
+        text.push_str(&format!(
+            "Restored. Replicas that went on with another CA keep it in memory: kubectl --namespace {} rollout restart deploy/podmint-signer\n",
+            self.installation.namespace
+        ));
+        Ok(Outcome { text, is_done: true })
+    }
+
+    async fn put(&self, name: &DnsName, wanted: &SecretData, before: Option<&Secret>) -> Result<(), CaError> {
+        if before.is_some_and(|before| data(before) == *wanted) {
+            return Ok(());
+        }
+        let write = if before.is_some() { Write::Replace } else { Write::Create };
+        let written = self.secrets().write(name, wanted.clone(), write, before).await;
+        let what = format!("write the Secret {name} of {}", self.installation.namespace);
+        match written.map_err(|error| failed(&what, &error))? {
+            Written::Done => Ok(()),
+            Written::Beaten => Err(CaError::Unfit(format!(
+                "somebody else, perhaps the signer, wrote the Secret {name} meanwhile: look at what is there with the same command, and \
+                 try again"
+            ))),
+        }
+    }
+
+    /// The roots of the backup, with the mark of the one that signs: a newer or older mark would make the signer hold.
+    async fn publish(&self, keys: &Keys, before: Option<&Bundle>) -> Result<(), CaError> {
+        let (text, signs) = (keys.generation.trust_bundle(), keys.generation.root_fingerprint());
+        let is_there =
+            |bundle: &Bundle| bundle.marked() == Some(signs) && fingerprints(bundle.text()) == fingerprints(&text);
+        let Some(version) = self.served.bundles.filter(|_| !before.is_some_and(is_there)) else { return Ok(()) };
+        let published = bundle::publish(&self.calls, version, self.signer()?, before, &text, signs).await;
+        match published {
+            // The signer has repaired it meanwhile, from the very Secrets that were just written.
+            Err(error) if error.is_conflict() => Ok(()),
+            other => other.map_err(|error| failed("write the trust bundle", &error)),
+        }
+    }
+}
+
+/// The same, read.
+struct Seen {
+    signing: Result<Generation, String>,
+    root: Result<Roots, String>,
+    trusted: Vec<Sha256>,
+    marked: Option<Sha256>,
+}
+
+fn absent<T>() -> Result<T, String> {
+    Err("there is no such Secret".to_owned())
+}
+
+enum Change {
+    Nothing,
+    Replace { withdraws: Vec<Sha256> },
+}
+
+impl Seen {
+    fn of(present: &Present) -> Self {
+        let words = |error: LoadError| error.to_string();
+        Self {
+            signing: present.signing.as_ref().map_or_else(absent, |it| Generation::load(&data(it)).map_err(words)),
+            root: present.root.as_ref().map_or_else(absent, |it| Roots::load(&data(it)).map_err(words)),
+            trusted: present.bundle.as_ref().map(|bundle| fingerprints(bundle.text())).unwrap_or_default(),
+            marked: present.bundle.as_ref().and_then(Bundle::marked),
+        }
+    }
+
+    fn said(&self) -> String {
+        let signing = match &self.signing {
+            Ok(generation) => {
+                format!("generation {} under the root {}", generation.number(), generation.root_fingerprint())
+            }
+            Err(why) => format!("no issuing CA ({why})"),
+        };
+        let root = match &self.root {
+            Ok(roots) => format!("the key of the root {}", roots.held().current.fingerprint),
+            Err(why) => format!("no root's key ({why})"),
+        };
+        let trusted: Vec<String> = self.trusted.iter().map(ToString::to_string).collect();
+        let trusted = if trusted.is_empty() {
+            "nothing is published".to_owned()
+        } else {
+            format!("published: {}", trusted.join(", "))
+        };
+        format!("{signing}; {root}; {trusted}")
+    }
+}
+
+/// Whether this backup may take the place of what is there.
+fn judge(keys: &Keys, seen: &Seen, accepts_older: bool) -> Result<Change, String> {
+    let Keys { generation, roots } = keys;
+    let number = generation.number();
+    let now = seen.signing.as_ref().ok();
+    if let Some(now) = now.filter(|now| now.number() > number && !accepts_older) {
+        return Err(format!(
+            "the cluster has generation {}, and this backup goes back to {number}: take a newer one. If it must be this one: \
+             --accept-older",
+            now.number()
+        ));
+    }
+    let knows = |root: &Sha256| generation.signing().knows(*root) || roots.find(*root).is_some();
+    let signs = seen.marked.or(now.map(Generation::root_fingerprint)).or(seen.trusted.first().copied());
+    // What is there may be of before the backup, as after a restore of etcd: then the backup's is the newer root.
+    let went_on = |now: &&Generation| {
+        now.signing().plan.rotation.is_some_and(|it| it.next().is_none() && it.other() == generation.root_fingerprint())
+    };
+    let is_newer = now.filter(|now| !went_on(now)).is_some_and(|now| now.number() < number);
+    if let Some(root) = signs.filter(|root| !knows(root) && !is_newer && !accepts_older) {
+        return Err(format!(
+            "the root {root} signs, and its key is not in this backup: take a newer one. If there is none: `kubectl podmint ca reset`"
+        ));
+    }
+    let is_same =
+        now.is_some_and(|now| now.fingerprint() == generation.fingerprint() && now.signing() == generation.signing());
+    let is_same_root = seen.root.as_ref().is_ok_and(|now| now.held() == roots.held());
+    let published = fingerprints(&generation.trust_bundle());
+    if is_same && is_same_root && seen.marked == Some(generation.root_fingerprint()) && seen.trusted == published {
+        return Ok(Change::Nothing);
+    }
+    Ok(Change::Replace { withdraws: seen.trusted.iter().copied().filter(|root| !published.contains(root)).collect() })
+}
