@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::authority::plan::PHASES;
+use crate::authority::{plan::PHASES, trouble::LABELS};
 
 /// All counters and gauges of one signer. All clones count together.
 #[derive(Clone)]
@@ -38,6 +38,9 @@ pub struct Metrics {
     pub(crate) panics: Counter,
     pub(crate) foreign_issuance: Counter,
     pub(crate) ca_usable_until_timestamp_seconds: Gauge<f64, AtomicU64>,
+    pub(crate) ca_trouble: Family<TroubleLabels, Gauge>,
+    pub(crate) ca_mended_timestamp_seconds: Gauge<f64, AtomicU64>,
+    pub(crate) podsigners: Family<StateLabels, Gauge>,
     pub(crate) rotation: Family<PhaseLabels, Gauge>,
     pub(crate) trust_in_sync: Gauge,
     pub(crate) trust_repairs: Counter,
@@ -72,6 +75,11 @@ pub(crate) struct StateLabels {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct PhaseLabels {
     pub(crate) phase: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct TroubleLabels {
+    pub(crate) trouble: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -136,6 +144,13 @@ impl Metrics {
             "Until when the first CA to end can issue; 0 while one cannot",
             Gauge::default,
         );
+        let ca_trouble = list.family("ca_trouble", "How many CAs have this trouble, which somebody should see to");
+        let ca_mended_timestamp_seconds = list.add(
+            "ca_mended_timestamp_seconds",
+            "When a Secret of a CA was last found lost or old, and set right by itself; 0 for never",
+            Gauge::default,
+        );
+        let podsigners = list.family("podsigners", "How many PodSigner objects are in each state");
         let rotation = list.family("rotation", "How many CAs are in each phase of a rotation of their root");
         let trust_in_sync =
             list.add("trust_in_sync", "1 when every root was just read back from the API server", Gauge::default);
@@ -175,6 +190,9 @@ impl Metrics {
             panics,
             foreign_issuance,
             ca_usable_until_timestamp_seconds,
+            ca_trouble,
+            ca_mended_timestamp_seconds,
+            podsigners,
             rotation,
             trust_in_sync,
             trust_repairs,
@@ -206,6 +224,12 @@ impl Metrics {
         }
         for state in PLACES {
             drop(self.queue.get_or_create(&StateLabels { state }));
+        }
+        for trouble in LABELS {
+            drop(self.ca_trouble.get_or_create(&TroubleLabels { trouble }));
+        }
+        for state in JUDGEMENTS {
+            drop(self.podsigners.get_or_create(&StateLabels { state }));
         }
         for phase in PHASES {
             drop(self.rotation.get_or_create(&PhaseLabels { phase }));
@@ -290,6 +314,8 @@ impl List {
 const OUTCOMES: [&str; 5] = ["answered", "hold", "fault", "lost", "dropped"];
 const REJECTIONS: [&str; 4] = ["invalid", "lacks_sign", "forbidden", "other"];
 const RESTARTS: [&str; 5] = ["ended", "silent", "expired", "refill", "error"];
+/// As it stands; an older spec than the one that stands there; nothing.
+pub(crate) const JUDGEMENTS: [&str; 3] = ["in_force", "last_good", "refused"];
 const PLACES: [&str; 3] = ["ready", "in_flight", "waiting"];
 
 /// An answer within 80 ms costs a pod nothing and within half a second one retry (kubelet's mount back-off); ten minutes lose

@@ -8,8 +8,8 @@ use std::{
 use time::OffsetDateTime;
 
 use crate::{
-    authority::plan::PHASES,
-    metrics::{Metrics, PhaseLabels},
+    authority::{View, plan::PHASES, trouble::LABELS},
+    metrics::{Metrics, PhaseLabels, TroubleLabels},
 };
 
 /// How one CA is.
@@ -34,8 +34,14 @@ impl Vital {
     }
 }
 
-/// One of them, and the phase that it was last seen in.
-type Seen = (Vital, Option<&'static str>);
+/// One of them, and what was last seen of it.
+#[derive(Debug)]
+struct Seen {
+    vital: Vital,
+    phase: Option<&'static str>,
+    mended: Option<OffsetDateTime>,
+    trouble: Option<&'static str>,
+}
 
 /// All CAs, by number of their signer. All clones are one.
 #[derive(Clone, Debug)]
@@ -51,7 +57,8 @@ impl Vitals {
 
     /// One more, of which nothing is known yet.
     pub(crate) fn add(&self, number: usize) {
-        self.all().insert(number, (Vital::unusable(0), None));
+        let seen = Seen { vital: Vital::unusable(0), phase: None, mended: None, trouble: None };
+        self.all().insert(number, seen);
     }
 
     /// It is no business of ours any more.
@@ -61,26 +68,47 @@ impl Vitals {
         self.show(&all);
     }
 
-    pub(crate) fn set(&self, number: usize, vital: Vital, phase: Option<&'static str>) {
+    pub(crate) fn set(&self, number: usize, vital: Vital, view: Option<&View>) {
         let mut all = self.all();
-        if let Some(before) = all.get_mut(&number) {
-            *before = (vital, phase.or(before.1));
+        if let Some(seen) = all.get_mut(&number) {
+            seen.vital = vital;
+            if let Some(view) = view {
+                seen.phase = Some(view.phase);
+                seen.mended = view.mended.map(|mended| mended.at);
+            }
+        }
+        self.show(&all);
+    }
+
+    /// What somebody should see to.
+    pub(crate) fn trouble(&self, number: usize, trouble: Option<&'static str>) {
+        let mut all = self.all();
+        if let Some(seen) = all.get_mut(&number) {
+            seen.trouble = trouble;
         }
         self.show(&all);
     }
 
     /// The gauges show the worst of all.
     fn show(&self, all: &BTreeMap<usize, Seen>) {
-        let until = all.values().map(|(vital, _)| vital.usable_until.map_or(0, OffsetDateTime::unix_timestamp)).min();
-        // Seconds of this century have an exact float.
-        let until = u32::try_from(until.unwrap_or(0)).map_or(0.0, f64::from);
-        self.metrics.ca_usable_until_timestamp_seconds.set(until);
-        self.metrics.trust_in_sync.set(i64::from(all.values().all(|(vital, _)| vital.in_sync)));
+        let until = all.values().map(|seen| seen.vital.usable_until.map_or(0, OffsetDateTime::unix_timestamp)).min();
+        self.metrics.ca_usable_until_timestamp_seconds.set(seconds(until));
+        let mended = all.values().filter_map(|seen| Some(seen.mended?.unix_timestamp())).max();
+        self.metrics.ca_mended_timestamp_seconds.set(seconds(mended));
+        self.metrics.trust_in_sync.set(i64::from(all.values().all(|seen| seen.vital.in_sync)));
+        let count = |is_so: &dyn Fn(&Seen) -> bool| {
+            let count = all.values().filter(|seen| is_so(seen)).count();
+            i64::try_from(count).unwrap_or(i64::MAX)
+        };
         for phase in PHASES {
-            let count = all.values().filter(|(_, seen)| *seen == Some(phase)).count();
-            self.metrics.rotation.get_or_create(&PhaseLabels { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
+            let count = count(&|seen| seen.phase == Some(phase));
+            self.metrics.rotation.get_or_create(&PhaseLabels { phase }).set(count);
         }
-        let foreign = all.values().fold(0_usize, |sum, (vital, _)| sum.saturating_add(vital.foreign_bundles));
+        for trouble in LABELS {
+            let count = count(&|seen| seen.trouble == Some(trouble));
+            self.metrics.ca_trouble.get_or_create(&TroubleLabels { trouble }).set(count);
+        }
+        let foreign = all.values().fold(0_usize, |sum, seen| sum.saturating_add(seen.vital.foreign_bundles));
         self.metrics.foreign_bundles.set(i64::try_from(foreign).unwrap_or(i64::MAX));
     }
 
@@ -91,4 +119,9 @@ impl Vitals {
     pub(crate) fn repaired(&self) {
         self.metrics.trust_repairs.inc();
     }
+}
+
+/// Seconds of this century have an exact float.
+fn seconds(time: Option<i64>) -> f64 {
+    u32::try_from(time.unwrap_or(0)).map_or(0.0, f64::from)
 }

@@ -18,6 +18,8 @@ use podmint_tests::{Bed, Stage, Who, assets, bare, call};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::forge::foreign_root;
+
 #[test]
 fn on_devcluster() {
     podmint_tests::run(async { every_scene(&Bed::over(bare()).await).await });
@@ -37,6 +39,7 @@ async fn every_scene(bed: &Bed) {
     nothing_is_signed_under_a_stolen_key(bed).await;
     a_backup_comes_back_and_nothing_older_does(bed).await;
     a_lost_root_is_given_up_and_what_it_signed_lives_on(bed).await;
+    each_fault_of_a_secret_is_told(bed).await;
 }
 
 /// A minute is half a second; certificates live for a day, so that no previous root ends by itself in these stories.
@@ -211,6 +214,47 @@ async fn a_lost_root_is_given_up_and_what_it_signed_lives_on(bed: &Bed) {
     scene.close().await;
 }
 
+/// Condition, metric and state, of each; the alerts ask for those metrics. Then it is set right, and they say so.
+async fn each_fault_of_a_secret_is_told(bed: &Bed) {
+    let scene = Scene::open(bed, "faults").await;
+    let read = async |name: &str| call::get(&scene.stage.admin, &scene.secret(name)).await.unwrap()["data"].clone();
+    let older = read("podmint-ca").await;
+    // Twice: what is asked for of the number of the old copy would be done at once.
+    for _ in 0..2 {
+        scene.does(0, &["rotate", scene.name(), "--intermediate"]).await;
+    }
+    let good = read("podmint-ca").await;
+    let root = read("podmint-ca-root").await;
+    let foreign = base64(&foreign_root());
+    let key = base64(&rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let mended = "podmint_signer_ca_mended_timestamp_seconds";
+    for (name, data, reason, trouble) in [
+        ("podmint-ca", json!({"tls.key": key}), "AuthorityTrouble", "signing_secret_broken"),
+        ("podmint-ca", json!({"ca.crt": foreign, "tls.crt": foreign}), "AuthorityTrouble", "signing_secret_broken"),
+        ("podmint-ca-root", json!({"tls.key": key}), "AuthorityTrouble", "root_secret_broken"),
+        ("podmint-ca-root", Value::Null, "AuthorityTrouble", "root_key_lost"),
+        ("podmint-ca", older, "AuthorityTrouble", "rolled_back"),
+        ("podmint-ca", Value::Null, "SecretMended", mended),
+    ] {
+        call::patch(&scene.stage.admin, &scene.secret(name), &json!({"data": data})).await.unwrap();
+        scene.says_of_itself(reason, trouble).await;
+        let right = if name == "podmint-ca" { &good } else { &root };
+        if reason == "AuthorityTrouble" {
+            call::patch(&scene.stage.admin, &scene.secret(name), &json!({"data": right})).await.unwrap();
+            scene.says_of_itself("AsItShouldBe", "").await;
+        }
+    }
+    // What is gone altogether.
+    call::delete(&scene.stage.admin, &scene.secret("podmint-ca-root")).await.unwrap();
+    scene.says_of_itself("AuthorityTrouble", "root_key_lost").await;
+    scene.close().await;
+}
+
+fn base64(text: &str) -> String {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(text)
+}
+
 /// A PodSigner, its signer, and an administrator of its CA with a kubeconfig.
 struct Scene {
     stage: Stage,
@@ -279,6 +323,21 @@ impl Scene {
     async fn comes_to(&self, phase: &str) {
         until(format!("{} comes to {phase}", self.name()), async || {
             (self.status().await["authority"]["phase"] == phase).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until condition and metric say so.
+    async fn says_of_itself(&self, reason: &str, trouble: &str) {
+        until(format!("{} says {reason} {trouble}", self.name()), async || {
+            let status = self.status().await;
+            let degraded = status["conditions"].as_array()?.iter().find(|it| it["type"] == "Degraded")?.clone();
+            let sum = match trouble {
+                "" => 1.0 - self.signer.metric("podmint_signer_ca_trouble", &[]).await,
+                metric if metric.starts_with("podmint_signer") => self.signer.metric(metric, &[]).await,
+                trouble => self.signer.metric("podmint_signer_ca_trouble", &[&format!("\"{trouble}\"")]).await,
+            };
+            (degraded["reason"] == reason && sum > 0.5).then_some(())
         })
         .await;
     }

@@ -9,6 +9,7 @@
     reason = "a story that cannot go on says so by a panic"
 )]
 
+mod administrator;
 mod attack;
 mod bind;
 mod ca;

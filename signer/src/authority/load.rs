@@ -78,6 +78,13 @@ pub enum LoadError {
     RootOfAnother(&'static str),
 }
 
+impl LoadError {
+    /// Whether there is nothing that could be spoilt.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::Empty
+    }
+}
+
 /// A root, with its key: wanted only to make an issuing CA.
 pub struct Root {
     pub(super) key: CaKey,

@@ -18,6 +18,26 @@ pub struct Plan {
     pub longest: u32,
     /// The wish for a rotation that was granted last.
     pub asked: Option<String>,
+    /// What was found wrong with the Secrets last and was set right by itself.
+    pub mended: Option<Mended>,
+}
+
+/// That a Secret was not as it was left, though nothing had to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mended {
+    /// What it was.
+    pub fault: Fault,
+    /// When it was found, by the API server's clock.
+    pub at: OffsetDateTime,
+}
+
+/// What can be set right without anybody's help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The signing Secret was gone, or empty.
+    Lost,
+    /// The signing Secret was of before a step of the rotation.
+    OldCopy,
 }
 
 /// A rotation of the root, between its steps.
@@ -103,6 +123,14 @@ struct Written {
     asked: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rotation: Option<WrittenRotation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mended: Option<WrittenMended>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct WrittenMended {
+    fault: String,
+    at: String,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -126,7 +154,7 @@ struct Schema {
 impl Plan {
     /// One without a rotation.
     pub fn new(number: u64, longest: u32) -> Self {
-        Self { number, rotation: None, longest, asked: None }
+        Self { number, rotation: None, longest, asked: None, mended: None }
     }
 
     /// Reads a plan, and the name of the root that signs. What we do not know we must not touch: a rolled-back version would
@@ -137,15 +165,17 @@ impl Plan {
             return Err(LoadError::NewerSchema(schema));
         }
         let written: Written = serde_json::from_slice(json).map_err(|_garbage| LoadError::State)?;
-        let Written { schema: _, generation, root, longest_seconds, asked, rotation } = written;
+        let Written { schema: _, generation, root, longest_seconds, asked, rotation, mended } = written;
         let rotation = rotation.map(|rotation| rotation.read().ok_or(LoadError::State)).transpose()?;
-        let plan = Self { number: generation, rotation, longest: longest_seconds, asked };
+        // Nothing depends on it: one that we cannot read is none.
+        let mended = mended.and_then(WrittenMended::read);
+        let plan = Self { number: generation, rotation, longest: longest_seconds, asked, mended };
         Ok((plan, Sha256::parse(&root).ok_or(LoadError::State)?))
     }
 
     /// What to write, where this root signs.
     pub(super) fn write(&self, root: Sha256) -> Result<Vec<u8>, serde_json::Error> {
-        let Self { number, rotation, longest, asked } = self;
+        let Self { number, rotation, longest, asked, mended } = self;
         // A version that knows no rotations would withdraw the next root. It must not touch what it does not know.
         let schema = if rotation.is_some() { ROTATING } else { STEADY };
         serde_json::to_vec(&Written {
@@ -155,6 +185,7 @@ impl Plan {
             longest_seconds: *longest,
             asked: asked.clone(),
             rotation: rotation.map(WrittenRotation::of),
+            mended: mended.map(WrittenMended::of),
         })
     }
 }
@@ -167,8 +198,7 @@ impl WrittenRotation {
             Rotation::Sign { longest, .. } => (None, longest),
             Rotation::Drain { since, longest, .. } => (Some(since), longest),
         };
-        // Years have four digits here, so that this never fails; were it to, the plan would be refused when it is read.
-        let since = since.map(|since| since.format(&Rfc3339).unwrap_or_default());
+        let since = since.map(rfc3339);
         Self { phase: rotation.phase().to_owned(), root: rotation.other().to_string(), since, longest_seconds }
     }
 
@@ -184,6 +214,31 @@ impl WrittenRotation {
             _ => None,
         }
     }
+}
+
+impl WrittenMended {
+    fn of(Mended { fault, at }: Mended) -> Self {
+        Self { fault: fault.as_str().to_owned(), at: rfc3339(at) }
+    }
+
+    fn read(self) -> Option<Mended> {
+        let fault = [Fault::Lost, Fault::OldCopy].into_iter().find(|fault| fault.as_str() == self.fault)?;
+        Some(Mended { fault, at: OffsetDateTime::parse(&self.at, &Rfc3339).ok()? })
+    }
+}
+
+impl Fault {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::OldCopy => "oldCopy",
+        }
+    }
+}
+
+/// Years have four digits here, so that this never fails; were it to, the plan would be refused when it is read.
+fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]

@@ -144,10 +144,11 @@ fn switch(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Op
     lasting(root, clock.now).map_err(Some)?;
     let previous = signing.root;
     let plan = Plan {
-        number: number_after(signing.plan.number, sight.before),
+        number: number_after(signing.plan.number, sight),
         rotation: Some(Rotation::Sign { previous, longest: signing.plan.longest }),
         longest: sight.longest,
         asked: signing.plan.asked.clone(),
+        mended: signing.plan.mended,
     };
     Ok(replace(Name::Sign, plan, Some(next)))
 }

@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     load::LoadError,
-    plan::{Plan, Rotation},
+    plan::{Fault, Mended, Plan, Rotation},
     rotation::{Timing, advance, is_new, next_event},
     trouble::Trouble,
     wish::Wish,
@@ -109,6 +109,8 @@ pub struct Sight<'a> {
     pub marked: Option<Sha256>,
     /// What this process signed with before; none where it has not looked for longer than a replica may sign without.
     pub before: Option<Before>,
+    /// The highest number that this process has seen, though it has signed with an older one since.
+    pub highest: u64,
     /// For how long this process has read back the next root beside the one that signs, by its own clock.
     pub watched: Duration,
     /// The longest life in seconds that this process may grant.
@@ -290,7 +292,7 @@ pub fn may_go_on(remembered: &Signing, marked: Option<Sha256>, timing: Timing, c
 }
 
 fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
-    if let Some(step) = not_as_left(signing, sight) {
+    if let Some(step) = not_as_left(signing, sight, clock.now) {
         return step;
     }
     if clock.now < signing.not_before {
@@ -303,13 +305,13 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
         Ok(step) => return step,
         Err(trouble) => trouble,
     };
-    let alarm = waits.or_else(|| rolled_back(signing, sight.before));
+    let alarm = waits.or_else(|| rolled_back(signing, highest(sight)));
     if clock.now < signing.renew_at && !sight.wish.renews(&signing.plan) {
         return Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm };
     }
     match key_of(signing.root, &sight.root, clock.now) {
         Ok(()) => {
-            let number = number_after(signing.plan.number, sight.before);
+            let number = number_after(signing.plan.number, sight);
             replace(Name::Renew, Plan { number, ..signing.plan.clone() }, Some(signing.root))
         }
         Err(None) => Step::ReadRoot,
@@ -323,7 +325,7 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
 /// Whether what is there is what we left. The bundle may hold other roots than the plan says because somebody edited it: then it
 /// is to be repaired. Or because the signing Secret is another one's, or an old copy: then it is not to be followed. The root's
 /// own Secret tells which.
-fn not_as_left(signing: &Signing, sight: &Sight<'_>) -> Option<Step> {
+fn not_as_left(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Option<Step> {
     let trusted = sight.bundle.unwrap_or_default();
     let is_remembered = sight.before.is_none_or(|before| signing.knows(before.root));
     let is_marked = sight.marked.is_none_or(|marked| signing.knows(marked));
@@ -356,7 +358,8 @@ fn not_as_left(signing: &Signing, sight: &Sight<'_>) -> Option<Step> {
         Rotation::Prepare { next: forgotten }
     };
     let asked = sight.wish.rotate.clone().or_else(|| signing.plan.asked.clone());
-    Some(replace(Name::Resume, Plan { rotation: Some(rotation), asked, ..signing.plan.clone() }, None))
+    let mended = Some(Mended { fault: Fault::OldCopy, at: now });
+    Some(replace(Name::Resume, Plan { rotation: Some(rotation), asked, mended, ..signing.plan.clone() }, None))
 }
 
 fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
@@ -391,11 +394,12 @@ fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
     // What a lost root signed lives on; for how long is forgotten with the plan.
     let drains = lost.map(|previous| Rotation::Sign { previous, longest: LONGEST_SECONDS });
     let plan = Plan {
-        number: number_after(0, sight.before),
+        number: number_after(0, sight),
         rotation: drains.or(next),
         longest: sight.longest,
         // What was granted before is forgotten with the plan. To rotate once too often helps nobody.
         asked: sight.wish.rotate.clone(),
+        mended: anything_lives.then_some(Mended { fault: Fault::Lost, at: clock.now }),
     };
     Step::Put(Put { name: Name::Issue, plan, below: Some(below.fingerprint), write })
 }
@@ -438,12 +442,15 @@ pub(super) fn replace(name: Name, plan: Plan, below: Option<Sha256>) -> Step {
 }
 
 /// Never one that this process has seen, though an old copy be back.
-pub(super) fn number_after(number: u64, before: Option<Before>) -> u64 {
-    number.max(before.map_or(0, |before| before.number)).saturating_add(1)
+pub(super) fn number_after(number: u64, sight: &Sight<'_>) -> u64 {
+    number.max(highest(sight)).saturating_add(1)
 }
 
-fn rolled_back(signing: &Signing, before: Option<Before>) -> Option<Trouble> {
-    let from = before?.number;
+fn highest(sight: &Sight<'_>) -> u64 {
+    sight.highest.max(sight.before.map_or(0, |before| before.number))
+}
+
+fn rolled_back(signing: &Signing, from: u64) -> Option<Trouble> {
     let to = signing.plan.number;
     (to < from).then_some(Trouble::RolledBack { from, to })
 }

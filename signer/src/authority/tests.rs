@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod rotation;
+mod wish;
 
 fn root() -> Roots {
     Roots::first(make::root(&makings(&signer(), &domains(), NOW)).unwrap())
@@ -202,6 +203,7 @@ fn sight<'a>() -> Sight<'a> {
         bundle: None,
         marked: None,
         before: None,
+        highest: 0,
         watched: Duration::ZERO,
         longest: DAY,
         wish: &NOTHING,

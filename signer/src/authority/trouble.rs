@@ -7,6 +7,18 @@ use time::OffsetDateTime;
 use super::load::LoadError;
 use crate::names::Sha256;
 
+/// All labels.
+pub const LABELS: [&str; 8] = [
+    "signing_secret_broken",
+    "root_secret_broken",
+    "root_key_lost",
+    "other_root",
+    "roots_differ",
+    "rolled_back",
+    "root_ends",
+    "not_yet_valid",
+];
+
 /// What keeps the CA from going on, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -77,8 +89,8 @@ impl fmt::Display for Trouble {
             ),
             Self::RolledBack { from, to } => write!(
                 out,
-                "the Secret of the issuing CA went back from generation {from} to {to}: somebody restored an old copy; it is used, for \
-                 it is under the same root"
+                "the Secret of the issuing CA went back from generation {from} to {to}: somebody restored an old copy. It is used, for \
+                 it is under the same root; `kubectl podmint rotate --intermediate` makes a new one, and this is forgotten"
             ),
             Self::RootEnds(at) => write!(out, "the root ends at {at}"),
             Self::NotYetValid(from) => {

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{
     load::Generation,
-    plan::{Rotation, STABLE},
+    plan::{Mended, Rotation, STABLE},
     rotation::{Timing, next_event},
     state::Name,
     wish::Wish,
@@ -58,6 +58,8 @@ pub struct View {
     pub is_paused: bool,
     /// The wish for a rotation that was granted last.
     pub asked: Option<String>,
+    /// What was found wrong with the Secrets last and was set right by itself.
+    pub mended: Option<Mended>,
     /// Until when the previous root signed, and until when it is trusted.
     pub drains: Option<(OffsetDateTime, OffsetDateTime)>,
 }
@@ -75,6 +77,7 @@ impl View {
             next_at,
             is_paused: wish.is_paused,
             asked: plan.asked.clone(),
+            mended: plan.mended,
             drains: match plan.rotation {
                 Some(Rotation::Drain { since, longest, .. }) => {
                     Some((since, since.saturating_add(timing.drain(longest))))

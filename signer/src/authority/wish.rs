@@ -262,6 +262,6 @@ pub const STOLEN: &str = "podmint.dev/stop-signing-under";
 pub const WITHDRAW: &str = "podmint.dev/withdraw-root";
 /// Go on with a new root: the fingerprint of the one whose key is lost.
 pub const LOST: &str = "podmint.dev/accept-new-root";
-const ALL: [&str; 6] = [ROTATE, RENEW, PAUSE, STOLEN, WITHDRAW, LOST];
+pub(super) const ALL: [&str; 6] = [ROTATE, RENEW, PAUSE, STOLEN, WITHDRAW, LOST];
 /// What [`PAUSE`] says.
 pub const YES: &str = "true";

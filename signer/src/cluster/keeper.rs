@@ -28,6 +28,7 @@ use crate::{
     vitals::{Vital, Vitals},
 };
 
+mod root;
 mod write;
 
 use self::write::RootSecret;
@@ -78,10 +79,14 @@ pub(crate) struct Keeper {
 struct Memory {
     /// What was last signed with, or could have been.
     generation: Option<Arc<Generation>>,
+    /// The highest number that was seen.
+    highest: u64,
     /// When it was last confirmed by the API server: the moment of a read of the signing Secret.
     confirmed: Option<Confirmed>,
     /// The signing Secret as last read.
     signing: Option<Read>,
+    /// The root's Secret when it was last looked at.
+    root: Option<root::RootSeen>,
     /// When the bundle was last read back with our root in it.
     published: Option<Instant>,
     /// How long the next root has been there to read.
@@ -226,7 +231,10 @@ impl Keeper {
             match (step, &looked.loaded) {
                 (Step::Sign { until, alarm }, Some(Ok(generation))) => {
                     if self.sign_with(generation, &looked).await? {
-                        self.alarm(alarm.as_ref());
+                        if looked.is_fresh {
+                            self.look_at_root().await?;
+                        }
+                        self.alarm(alarm.or_else(|| self.root_trouble(generation, &looked.wish)).as_ref());
                         self.memory.signing = self.memory.signing.take().filter(|_| clock.now < until);
                         return Ok(());
                     }
@@ -255,6 +263,7 @@ impl Keeper {
 
     /// What the next step goes on from is no stranger's, though it never came to sign with it.
     fn accept(&mut self, generation: &Arc<Generation>, looked: &Looked) {
+        self.memory.highest = self.memory.highest.max(generation.number());
         if self.memory.generation.as_ref().is_none_or(|before| before.number() <= generation.number()) {
             self.memory.generation = Some(Arc::clone(generation));
             self.memory.confirmed = Some(self.confirmed(looked));
@@ -280,6 +289,7 @@ impl Keeper {
                 bundle: trusted.as_deref(),
                 marked: looked.bundles.ours.as_ref().and_then(bundle::Bundle::marked),
                 before,
+                highest: self.memory.highest,
                 watched,
                 longest: self.signer.lifetime.max_seconds,
                 wish: &looked.wish,
@@ -412,6 +422,7 @@ impl Keeper {
     }
 
     fn hand_out(&mut self, generation: &Arc<Generation>, issuer: Issuer, looked: &Looked) {
+        self.memory.highest = self.memory.highest.max(generation.number());
         self.memory.generation = Some(Arc::clone(generation));
         self.memory.confirmed = Some(self.confirmed(looked));
         self.memory.published = Some(Instant::now());
@@ -467,6 +478,7 @@ impl Keeper {
 
     /// Said once for each trouble.
     fn alarm(&mut self, trouble: Option<&Trouble>) {
+        self.vitals.trouble(self.number, trouble.map(Trouble::label));
         let text = trouble.map(ToString::to_string);
         if text == self.said {
             return;
@@ -500,7 +512,7 @@ impl Keeper {
     }
 
     fn show(&self, authority: Authority, vital: Vital) {
-        self.vitals.set(self.number, vital, authority.view.as_ref().map(|view| view.phase));
+        self.vitals.set(self.number, vital, authority.view.as_deref());
         let same = |before: &Authority| match (&before.issuer, &authority.issuer) {
             (Ok(before), Ok(now)) => before.generation().fingerprint() == now.generation().fingerprint(),
             (Err(before), Err(now)) => before == now,
@@ -508,7 +520,10 @@ impl Keeper {
         };
         let step =
             |authority: &Authority| authority.view.as_ref().map(|view| (view.phase, view.number, view.is_paused));
-        let changed = !same(&self.out.borrow()) || step(&self.out.borrow()) != step(&authority);
+        let changed = {
+            let before = self.out.borrow();
+            !same(&before) || step(&before) != step(&authority)
+        };
         self.out.send_replace(authority);
         if changed {
             self.changes.send_replace(());

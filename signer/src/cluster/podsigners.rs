@@ -19,7 +19,7 @@ use crate::{
         object::{InForce, Judged, Object, judge},
     },
     health::Token,
-    metrics::Metrics,
+    metrics::{JUDGEMENTS, Metrics, StateLabels},
     pace::{Backoff, Pace, chance},
 };
 
@@ -141,6 +141,9 @@ impl PodSigners {
                 );
             }
         }
+        for (state, count) in counted(&judged) {
+            self.metrics.podsigners.get_or_create(&StateLabels { state }).set(count);
+        }
         let in_force = judged.iter().filter_map(|one| Some((one.object.metadata.uid.clone(), one.in_force.clone()?)));
         self.in_force = in_force.collect();
         let signers: Vec<_> = judged.iter().filter_map(|one| one.in_force.clone()).collect();
@@ -164,6 +167,16 @@ impl PodSigners {
             Line::End(Some(error)) => Err(PodSignersError::Broken(error)),
         }
     }
+}
+
+/// How many are in force as they stand, how many in an older form, and how many not at all.
+fn counted(judged: &[Judged]) -> [(&'static str, i64); 3] {
+    let count = |is_in_force: bool, is_refused: bool| {
+        let is_so = |one: &&Judged| one.in_force.is_some() == is_in_force && one.refused.is_some() == is_refused;
+        i64::try_from(judged.iter().filter(is_so).count()).unwrap_or(i64::MAX)
+    };
+    let [in_force, last_good, refused] = JUDGEMENTS;
+    [(in_force, count(true, false)), (last_good, count(true, true)), (refused, count(false, true))]
 }
 
 pub(crate) const PATH: &str = "/apis/podmint.dev/v1alpha1/podsigners";

@@ -3,7 +3,9 @@
 
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::calls::{CallError, Calls};
+use serde::Deserialize;
+
+use super::calls::{CallError, Calls, Part};
 use crate::{
     authority::{SecretData, Write},
     names::DnsName,
@@ -29,6 +31,19 @@ impl Secrets {
     pub(crate) async fn read(&self, name: &DnsName) -> Result<Option<Secret>, CallError> {
         match self.calls.get(&self.path(name.as_str())).await {
             Ok(secret) => Ok(Some(secret)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which version of it there is: no key is read.
+    pub(crate) async fn version(&self, name: &DnsName) -> Result<Option<String>, CallError> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: ObjectMeta,
+        }
+        match self.calls.get_part::<Object>(&self.path(name.as_str()), Part::Metadata).await {
+            Ok(object) => Ok(object.metadata.resource_version),
             Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(error),
         }

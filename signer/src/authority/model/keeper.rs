@@ -311,6 +311,7 @@ impl World {
             bundle: Some(&trusted),
             marked: looked.bundle.marked.map(id),
             before,
+            highest: 0,
             watched,
             longest: u32::from(LIFE),
             wish: &wish,

@@ -502,7 +502,7 @@ impl Sig {
             }
         };
         Signing {
-            plan: Plan { number: u64::from(self.number), rotation, longest: u32::from(LIFE), asked: wish(self.asked) },
+            plan: Plan { rotation, asked: wish(self.asked), ..Plan::new(u64::from(self.number), u32::from(LIFE)) },
             root: id(self.root),
             not_before: NOW - Duration::days(1),
             renew_at: if self.is_old { NOW } else { far },

@@ -179,7 +179,7 @@ impl Scene {
     fn at_drain(mut self, since: OffsetDateTime) -> Self {
         let (previous, next) = (self.old(), self.new_root());
         let rotation = Some(Rotation::Drain { previous, since, longest: DAY });
-        let plan = Plan { number: 5, rotation, longest: DAY, asked: self.wish.rotate.clone() };
+        let plan = Plan { rotation, asked: self.wish.rotate.clone(), ..Plan::new(5, DAY) };
         self.take(&Put { name: Name::Sign, plan, below: Some(next), write: Write::Replace });
         self
     }

@@ -6,7 +6,7 @@ use super::{Authority, GuardState, Judged};
 use crate::{
     authority::{
         View,
-        plan::STABLE,
+        plan::{Fault, Mended, STABLE},
         view::{Role, Shown},
         wish::{self, Answered},
     },
@@ -35,7 +35,7 @@ pub(super) fn status(
         authority_ready(one, authority),
         trust_published(one, authority),
         rotation(one, authority),
-        degraded(one, authority),
+        degraded(one, authority, now),
     ];
     let before = &one.object.status.conditions;
     let generation = one.object.metadata.generation;
@@ -167,14 +167,31 @@ fn rotation(one: &Judged, authority: Option<&Authority>) -> Said {
     said(kind, "True", "RootRotates", message)
 }
 
-fn degraded(one: &Judged, authority: Option<&Authority>) -> Said {
+fn degraded(one: &Judged, authority: Option<&Authority>, now: OffsetDateTime) -> Said {
     let kind = "Degraded";
     if let Some(refused) = &one.refused {
         return said(kind, "True", refused.reason, refusal(one, refused));
     }
-    match authority.and_then(|authority| authority.trouble.as_deref()) {
-        Some(trouble) => said(kind, "True", "AuthorityTrouble", trouble.to_owned()),
-        None => said(kind, "False", "AsItShouldBe", String::new()),
+    let mended = authority.and_then(|authority| authority.view.as_ref()?.mended);
+    match (authority.and_then(|authority| authority.trouble.as_deref()), mended) {
+        (Some(trouble), _) => said(kind, "True", "AuthorityTrouble", trouble.to_owned()),
+        (None, Some(mended)) if now < mended.at.saturating_add(TOLD) => {
+            said(kind, "True", "SecretMended", words(mended))
+        }
+        (None, _) => said(kind, "False", "AsItShouldBe", String::new()),
+    }
+}
+
+fn words(Mended { fault, at }: Mended) -> String {
+    let at = rfc3339(at);
+    match fault {
+        Fault::Lost => format!(
+            "the Secret of the issuing CA was gone or empty at {at}, and another issuing CA was made under the same root: find out who took \
+             it away"
+        ),
+        Fault::OldCopy => format!(
+            "the Secret of the issuing CA was an old copy at {at}, of before a step of the rotation, which goes on: find out who put it there"
+        ),
     }
 }
 
@@ -209,7 +226,7 @@ fn reason(hold: &Hold) -> &'static str {
 
 fn kept(authority: &Authority) -> Option<AuthorityStatus> {
     let view = authority.view.as_deref()?;
-    let View { phase, number, parts, next, next_at, is_paused, asked: _, drains } = view;
+    let View { phase, number, parts, next, next_at, is_paused, asked: _, mended: _, drains } = view;
     let issuing = parts.iter().find(|part| part.role == Role::Issuing)?;
     Some(AuthorityStatus {
         usable_until: rfc3339(issuing.usable_until),
@@ -239,3 +256,6 @@ fn generation(part: &Shown, drains: Option<(OffsetDateTime, OffsetDateTime)>) ->
 fn rfc3339(time: OffsetDateTime) -> String {
     jiff::Timestamp::from_second(time.unix_timestamp()).map_or_else(|_| String::new(), |time| time.to_string())
 }
+
+/// For how long it is said that something was wrong with a Secret, once it is set right.
+const TOLD: time::Duration = time::Duration::HOUR;

@@ -135,3 +135,20 @@ fn a_status_of_another_version_does_not_hide_the_object() {
     let (judged, _) = judged(vec![object], &InForce::new());
     assert!(judged[0].refused.as_ref().unwrap().message.contains("spec is missing"));
 }
+
+#[test]
+fn what_is_asked_of_the_ca_counts_whatever_is_wrong_with_the_spec() {
+    let asking = |spec: Value| {
+        let mut object = object("a", 0, spec);
+        object.metadata.annotations.insert("podmint.dev/pause-rotation".to_owned(), "true".to_owned());
+        object
+    };
+    let (_, before) = judged(vec![object("a", 0, good("a", "a-ca"))], &InForce::new());
+    let wrong = with(good("a", "a-ca"), "suspend", json!("perhaps"));
+    let (refused, after) = judged(vec![asking(wrong.clone())], &before);
+    assert!(refused[0].refused.is_some());
+    let signer = refused[0].in_force.as_ref().unwrap();
+    assert!(signer.wish.as_ref().unwrap().is_paused && !before["uid-a"].wish.as_ref().unwrap().is_paused);
+    let (again, _) = judged(vec![asking(wrong)], &after);
+    assert!(Arc::ptr_eq(again[0].in_force.as_ref().unwrap(), signer), "the very same is no change");
+}

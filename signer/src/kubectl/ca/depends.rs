@@ -138,3 +138,57 @@ fn section(out: &mut fmt::Formatter<'_>, what: &str, pods: &[Dependant]) -> fmt:
 
 /// More than that nobody reads.
 const SHOWN: usize = 50;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pipeline::{Issued, honest};
+
+    #[test]
+    fn a_pod_depends_on_a_root_as_far_as_can_be_seen() {
+        let (old, new) = (honest::issuer(), honest::issuer());
+        let chain = |issuer| Issued::sign(honest::profile(issuer), issuer).unwrap().chain_pem().to_owned();
+        let signer = SignerName::parse("podmint.dev/workload").unwrap();
+        let pod = |name: &str, created: &str, by: &str, phase: &str| {
+            json!({
+                "metadata": {"namespace": "shop", "name": name, "uid": name, "creationTimestamp": created},
+                "spec": {"volumes": [{"name": "x"}, {"projected": {"sources": [{"podCertificate": {"signerName": by}}]}}]},
+                "status": {"phase": phase},
+            })
+        };
+        let request = |pod: &str, chain: &str, until: &str| {
+            json!({
+                "spec": {"podUID": pod, "signerName": "podmint.dev/workload"},
+                "status": {"certificateChain": chain, "notAfter": until},
+            })
+        };
+        let (before, after, ours) = ("2026-11-23T10:00:00Z", "2026-11-23T12:00:00Z", "podmint.dev/workload");
+        let pods = [
+            pod("lives", before, ours, "Running"),
+            pod("perhaps", before, ours, "Running"),
+            pod("renewed", before, ours, "Running"),
+            pod("young", after, ours, "Pending"),
+            pod("over", before, ours, "Succeeded"),
+            pod("stranger", before, "other.org/x", "Running"),
+        ];
+        let (of_old, of_new) = (chain(&old), chain(&new));
+        let requests = [
+            request("lives", &of_old, "2026-11-24T01:00:00Z"),
+            request("lives", &of_old, "2026-11-24T02:00:00Z"),
+            request("renewed", &of_new, "2026-11-24T03:00:00Z"),
+            request("renewed", "", ""),
+        ];
+        let root = GenerationStatus {
+            signed_until: Some("2026-11-23T11:00:00Z".to_owned()),
+            trusted_until: Some("2026-11-24T11:02:00Z".to_owned()),
+            ..GenerationStatus::default()
+        };
+        let depends = Depends::of(&root, &old.generation().trust_bundle(), &signer, &pods, &requests);
+        let of = |all: &[Dependant]| all.iter().map(|it| format!("{} {}", it.pod, it.until)).collect::<Vec<_>>();
+        assert_eq!(of(&depends.lives), ["shop/lives 2026-11-24T02:00:00Z"]);
+        assert_eq!(of(&depends.perhaps), ["shop/perhaps 2026-11-24T11:02:00Z"]);
+        assert_eq!(depends.renewed, 2);
+    }
+}

@@ -205,3 +205,76 @@ fn judge(keys: &Keys, seen: &Seen, accepts_older: bool) -> Result<Change, String
     }
     Ok(Change::Replace { withdraws: seen.trusted.iter().copied().filter(|root| !published.contains(root)).collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        authority::{Makings, Plan, Rotation, make},
+        pipeline::honest::{NOW, domains, makings, signer},
+    };
+
+    fn roots() -> Roots {
+        let (signer, domains) = (signer(), domains());
+        Roots::first(make::root(&makings(&signer, &domains, NOW)).unwrap())
+    }
+
+    fn below(roots: &Roots, plan: Plan, trusted: &str) -> Generation {
+        let (signer, domains) = (signer(), domains());
+        let below = Some(roots.held().current.fingerprint);
+        let put =
+            crate::authority::Put { name: crate::authority::state::Name::Issue, plan, below, write: Write::Create };
+        make::signing(&put, None, Some(roots), &Makings { trusted, ..makings(&signer, &domains, NOW) }).unwrap()
+    }
+
+    fn seen(signing: Option<Generation>, marked: Option<Sha256>) -> Seen {
+        let absent = || "there is no such Secret".to_owned();
+        Seen { signing: signing.ok_or_else(absent), root: Err(absent()), trusted: marked.into_iter().collect(), marked }
+    }
+
+    #[track_caller]
+    fn refused(keys: &Keys, seen: &Seen, words: &str) {
+        match judge(keys, seen, false) {
+            Err(why) => assert!(why.contains(words), "{why}"),
+            Ok(_) => panic!("it is not refused: {words}"),
+        }
+        assert!(judge(keys, seen, true).is_ok(), "whoever insists may");
+    }
+
+    #[test]
+    fn what_goes_back_and_the_wrong_key_are_refused() {
+        let (old, new) = (roots(), roots());
+        let (old_id, new_id) = (old.held().current.fingerprint, new.held().current.fingerprint);
+        let plan = |number| Plan::new(number, 86_400);
+        let published = below(&old, plan(1), "").trust_bundle();
+        let keys = Keys { generation: below(&old, plan(3), ""), roots: old };
+        assert!(judge(&keys, &seen(None, None), false).is_ok(), "into an empty cluster");
+        assert!(judge(&keys, &seen(None, Some(old_id)), false).is_ok(), "both Secrets are gone");
+        refused(&keys, &seen(Some(below(&keys.roots, plan(4), "")), Some(old_id)), "goes back to 3");
+        refused(&keys, &seen(None, Some(new_id)), "its key is not in this backup");
+        refused(&keys, &seen(Some(below(&new, plan(3), "")), Some(new_id)), "its key is not in this backup");
+
+        // etcd is of before the rotation, and the backup of after it.
+        let restored = judge(&keys, &seen(Some(below(&new, plan(2), "")), Some(new_id)), false);
+        let Ok(Change::Replace { withdraws }) = restored else { panic!("the backup is the newer one") };
+        assert_eq!(withdraws, [new_id]);
+        // The same numbers after a reset: this very root was given up for the one that is there.
+        let rotation = Some(Rotation::Sign { previous: old_id, longest: 86_400 });
+        let went_on = below(&new, Plan { rotation, ..plan(1) }, &published);
+        refused(&keys, &seen(Some(went_on), Some(new_id)), "its key is not in this backup");
+    }
+
+    #[test]
+    fn what_is_there_already_is_left_alone() {
+        let roots = roots();
+        let id = roots.held().current.fingerprint;
+        let generation = below(&roots, Plan::new(3, 86_400), "");
+        let same = Generation::load(&generation.data().unwrap()).unwrap();
+        let held = Roots::load(&roots.data()).unwrap();
+        let keys = Keys { generation, roots };
+        let now = Seen { root: Ok(held), ..seen(Some(same), Some(id)) };
+        assert!(matches!(judge(&keys, &now, false), Ok(Change::Nothing)));
+        let unmarked = Seen { marked: None, ..now };
+        assert!(matches!(judge(&keys, &unmarked, false), Ok(Change::Replace { .. })), "the mark is part of it");
+    }
+}
