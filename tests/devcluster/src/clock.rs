@@ -1,6 +1,7 @@
 //! The one place of this crate that reads the clock, and the one that draws random bytes.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::fill;
 use jiff::{SignedDuration, Timestamp};
@@ -71,7 +72,54 @@ pub(crate) fn name_suffix() -> String {
         .collect()
 }
 
+/// Where a node agent's delays come from: the system, or a seed, so that the same delays can be drawn again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chance(Option<u64>);
+
+impl Chance {
+    /// What a seed begins with; without one, the system's own.
+    pub(crate) const fn of(seed: Option<u64>) -> Self {
+        Self(seed)
+    }
+
+    /// A wait within the range.
+    pub(crate) fn within(&mut self, range: &Range<Duration>) -> Duration {
+        let spread = range.end.saturating_sub(range.start);
+        let nanos = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
+        range.start.saturating_add(Duration::from_nanos(self.below(nanos)))
+    }
+
+    /// SplitMix64: delays need no more.
+    fn below(&mut self, below: u64) -> u64 {
+        let Some(seed) = &mut self.0 else { return random_below(below) };
+        *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = *seed;
+        for (shift, factor) in [(30, 0xbf58_476d_1ce4_e5b9), (27, 0x94d0_49bb_1331_11eb)] {
+            mixed = (mixed ^ mixed.wrapping_shr(shift)).wrapping_mul(factor);
+        }
+        (mixed ^ mixed.wrapping_shr(31)).checked_rem(below).unwrap_or(0)
+    }
+}
+
 /// A number in `0..below`; 0 if `below` is 0.
 pub(crate) fn random_below(below: u64) -> u64 {
     u64::from_be_bytes(random()).checked_rem(below).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_draws_the_same_waits_again_and_another_one_others() {
+        let range = Duration::from_secs(60)..Duration::from_secs(90);
+        let drawn = |seed| {
+            let mut chance = Chance::of(seed);
+            [(); 100].map(|()| chance.within(&range))
+        };
+        assert!(drawn(Some(1)).iter().chain(&drawn(None)).all(|wait| range.contains(wait)));
+        assert_eq!(drawn(Some(1)), drawn(Some(1)));
+        assert_ne!(drawn(Some(1)), drawn(Some(2)));
+        assert_eq!(Chance::of(Some(1)).within(&(Duration::ZERO..Duration::ZERO)), Duration::ZERO);
+    }
 }

@@ -17,9 +17,9 @@ use super::follow::{News, Topic};
 use super::options::{NodeEvent, NodeOptions, What};
 use super::pod::Pod;
 use super::record::{Outcome, Record, State};
-use super::request::{Done, Job, SourceKey, outcome, random_within, within};
+use super::request::{Done, Job, SourceKey, outcome};
 use super::trust::Trust;
-use crate::clock::Clock;
+use crate::clock::{Chance, Clock};
 
 /// What the handle asks for.
 pub(crate) enum Command {
@@ -64,6 +64,7 @@ pub(crate) struct Agent {
     pub(crate) options: NodeOptions,
     pub(crate) trust: Trust,
     pub(crate) records: BTreeMap<SourceKey, Tracked>,
+    pub(crate) chance: Chance,
     pods: BTreeMap<Name, Pod>,
     requests: BTreeMap<Name, Value>,
     /// Names seen since a list began.
@@ -84,11 +85,13 @@ impl Agent {
         jobs: mpsc::Sender<Job>,
     ) -> Self {
         let trust = Trust::new(options.pace.trust_cache);
+        let chance = Chance::of(options.seed);
         Self {
             client,
             options,
             trust,
             records: BTreeMap::new(),
+            chance,
             pods: BTreeMap::new(),
             requests: BTreeMap::new(),
             listing: BTreeMap::new(),
@@ -300,8 +303,8 @@ impl Agent {
         else {
             return;
         };
-        let jitter = within(&self.options.pace.refresh_jitter);
-        let Some(outcome) = self.requests.get(name).and_then(|request| outcome(request, jitter)) else { return };
+        let (pace, chance) = (&self.options.pace, &mut self.chance);
+        let Some(outcome) = self.requests.get(name).and_then(|request| outcome(request, pace, chance)) else { return };
         let request = name.1.clone();
         let Some(tracked) = self.records.get_mut(&key) else { return };
         let what = match &outcome {
@@ -325,7 +328,7 @@ impl Agent {
     fn pass(&mut self) {
         let moment = Instant::now();
         if moment >= self.next_pass {
-            let wait = random_within(&self.options.pace.refresh_pass).max(Duration::from_millis(10));
+            let wait = self.chance.within(&self.options.pace.refresh_pass).max(Duration::from_millis(10));
             self.next_pass = moment.checked_add(wait).unwrap_or(moment);
             self.give_up_lost();
         }

@@ -26,6 +26,7 @@ pub use agent::SourceState;
 pub use options::{Kubelet, NodeEvent, NodeOptions, Ownership, Pace, What};
 pub use record::State;
 
+use crate::clock::Chance;
 use agent::{Agent, Command};
 
 /// How many events a slow listener may be behind.
@@ -54,7 +55,14 @@ impl NodeAgent {
         let (events, _) = broadcast::channel(EVENTS);
         let (jobs, work) = mpsc::channel(JOBS);
         let (done, finished) = mpsc::channel(JOBS);
-        let worker = request::work(client.clone(), options.kubelet, options.pace.clone(), work, done);
+        let worker = request::work(
+            client.clone(),
+            options.kubelet,
+            options.pace.abandon_after.clone(),
+            Chance::of(options.seed),
+            work,
+            done,
+        );
         let news = follow::follow(&client, &options).await;
         let agent = Agent::new(client, options.clone(), events.clone(), jobs);
         let tasks = vec![tokio::spawn(worker), tokio::spawn(agent.run(news, orders, finished))];

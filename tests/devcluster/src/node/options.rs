@@ -41,6 +41,8 @@ pub struct NodeOptions {
     pub kubelet: Kubelet,
     /// How files are owned.
     pub ownership: Ownership,
+    /// What its delays are drawn from, to draw the same ones again; by itself from the system.
+    pub seed: Option<u64>,
 }
 
 impl NodeOptions {
@@ -53,6 +55,7 @@ impl NodeOptions {
             pace: Pace::prompt(),
             kubelet: Kubelet::default(),
             ownership: Ownership::default(),
+            seed: None,
         }
     }
 }
@@ -74,6 +77,10 @@ pub struct Pace {
     pub create_backoff: Range<Duration>,
     /// How long the selected and shuffled trust anchors are kept.
     pub trust_cache: Duration,
+    /// First and longest wait before a watch that broke is taken up again.
+    pub watch_backoff: Range<Duration>,
+    /// What the time left until `beginRefreshAt` is divided by: more than 1 for who wants to see many lives of a certificate.
+    pub sooner: u32,
 }
 
 impl Pace {
@@ -89,6 +96,8 @@ impl Pace {
             mount_backoff: Duration::from_millis(500)..Duration::from_secs(122),
             create_backoff: Duration::from_millis(5)..Duration::from_secs(1000),
             trust_cache: Duration::from_secs(300),
+            watch_backoff: Duration::from_millis(800)..Duration::from_secs(30),
+            sooner: 1,
         }
     }
 
@@ -106,6 +115,8 @@ impl Pace {
             mount_backoff: both(&real.mount_backoff),
             create_backoff: both(&real.create_backoff),
             trust_cache: shorter(real.trust_cache),
+            watch_backoff: both(&real.watch_backoff),
+            sooner: real.sooner,
         }
     }
 

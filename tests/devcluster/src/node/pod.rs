@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::agent::{Agent, Name};
 use super::atomic;
 use super::options::{NodeOptions, What};
-use super::request::{SourceKey, random_within, resource};
+use super::request::{SourceKey, resource};
 use super::volume::{Volume, path};
 use crate::clock::{Clock, rfc3339};
 
@@ -158,16 +158,16 @@ impl Pod {
     }
 
     /// A mount that failed is tried again with backoff; a running pod is looked at now and then.
-    fn plan(&mut self, whole: bool, agent: &Agent) {
-        let pace = &agent.options.pace;
+    fn plan(&mut self, whole: bool, agent: &mut Agent) {
+        let Agent { options: NodeOptions { pace, .. }, chance, .. } = agent;
         let wait = if whole {
             self.mounted = true;
             self.wait = Duration::ZERO;
             let prompt = pace.pod_sync.end.is_zero();
             // When prompt, only what expires by itself needs a look: trust anchors that were kept.
-            if prompt { pace.trust_cache.max(Duration::from_secs(1)) } else { random_within(&pace.pod_sync) }
+            if prompt { pace.trust_cache.max(Duration::from_secs(1)) } else { chance.within(&pace.pod_sync) }
         } else if self.mounted && !pace.pod_sync.end.is_zero() {
-            random_within(&pace.pod_sync)
+            chance.within(&pace.pod_sync)
         } else {
             self.wait = self.wait.saturating_mul(2).clamp(pace.mount_backoff.start, pace.mount_backoff.end);
             self.wait
@@ -201,7 +201,7 @@ impl Pod {
     }
 
     /// A pod that is being deleted: its containers have ended, so nothing keeps it any more.
-    async fn end(&mut self, agent: &Agent) -> Vec<(String, What)> {
+    async fn end(&mut self, agent: &mut Agent) -> Vec<(String, What)> {
         let parameters = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
@@ -216,7 +216,7 @@ impl Pod {
         }
     }
 
-    fn retry_end(&mut self, agent: &Agent, why: &str) -> Vec<(String, What)> {
+    fn retry_end(&mut self, agent: &mut Agent, why: &str) -> Vec<(String, What)> {
         self.plan(false, agent);
         vec![(String::new(), What::Error { message: format!("could not end the pod: {why}") })]
     }

@@ -1,5 +1,6 @@
 //! Making a request, and reading its answer.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +17,7 @@ use super::key::FreshKey;
 use super::options::{Kubelet, Pace};
 use super::record::{Outcome, Pending};
 use super::volume::text;
-use crate::clock::random_below;
+use crate::clock::{Chance, Clock};
 use crate::rules::pem;
 
 /// How long one call of the API may take.
@@ -55,12 +56,13 @@ pub(crate) struct Done {
 pub(crate) async fn work(
     client: kube::Client,
     kubelet: Kubelet,
-    pace: Pace,
+    abandon_after: Range<Duration>,
+    mut chance: Chance,
     mut jobs: mpsc::Receiver<Job>,
     done: mpsc::Sender<Done>,
 ) {
     while let Some(job) = jobs.recv().await {
-        let made = match tokio::time::timeout(CALL, make(&client, kubelet, &pace, &job)).await {
+        let made = match tokio::time::timeout(CALL, make(&client, kubelet, chance.within(&abandon_after), &job)).await {
             Ok(made) => made,
             Err(elapsed) => Err(elapsed).context("the API server did not answer in time"),
         };
@@ -72,7 +74,7 @@ pub(crate) async fn work(
 }
 
 /// A fresh key each time, even if the last request could not be made.
-async fn make(client: &kube::Client, kubelet: Kubelet, pace: &Pace, job: &Job) -> Result<Pending> {
+async fn make(client: &kube::Client, kubelet: Kubelet, abandon_after: Duration, job: &Job) -> Result<Pending> {
     let accounts: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), &job.key.namespace, &resource("", "v1", "ServiceAccount"));
     let account = accounts.get(&job.service_account).await.context("while fetching service account")?;
@@ -88,7 +90,7 @@ async fn make(client: &kube::Client, kubelet: Kubelet, pace: &Pace, job: &Job) -
         requests.create(&PostParams::default(), &object).await.context("while creating PodCertificateRequest")?;
     let Some(request) = created.metadata.name else { bail!("the API server gave the request no name") };
     let created_at = created.metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    Ok(Pending { request, key: key.pem(), abandon_at: later(created_at, within(&pace.abandon_after)) })
+    Ok(Pending { request, key: key.pem(), abandon_at: later(created_at, abandon_after) })
 }
 
 fn body(kubelet: Kubelet, job: &Job, account_uid: &str, key: &FreshKey) -> Result<Value> {
@@ -145,7 +147,7 @@ pub(crate) fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
 }
 
 /// The answer in a request's status, if there is one. As a kubelet does, the condition's own status is not looked at.
-pub(crate) fn outcome(request: &Value, jitter: SignedDuration) -> Option<Outcome> {
+pub(crate) fn outcome(request: &Value, pace: &Pace, chance: &mut Chance) -> Option<Outcome> {
     let conditions = request.pointer("/status/conditions").and_then(Value::as_array)?;
     conditions.iter().find_map(|condition| {
         let said = || (text(condition, "reason").to_owned(), text(condition, "message").to_owned());
@@ -163,7 +165,7 @@ pub(crate) fn outcome(request: &Value, jitter: SignedDuration) -> Option<Outcome
                 let refresh: Timestamp = text(status, "beginRefreshAt").parse().ok()?;
                 Some(Outcome::Issued {
                     chain: cleaned(text(status, "certificateChain")),
-                    refresh_at: later(refresh, jitter),
+                    refresh_at: later(sooner(refresh, pace.sooner), chance.within(&pace.refresh_jitter)),
                 })
             }
             _ => None,
@@ -176,17 +178,15 @@ fn cleaned(chain: &str) -> String {
     pem::blocks(chain).iter().map(|block| der::pem("CERTIFICATE", &block.bytes)).collect()
 }
 
-/// A random duration within the range.
-pub(crate) fn within(range: &std::ops::Range<Duration>) -> SignedDuration {
-    SignedDuration::try_from(random_within(range)).unwrap_or(SignedDuration::MAX)
+/// A share of the time that is left.
+fn sooner(time: Timestamp, divisor: u32) -> Timestamp {
+    let now = Clock::default().now();
+    match Duration::try_from(time.duration_since(now)).ok().and_then(|left| left.checked_div(divisor)) {
+        Some(left) if divisor > 1 => later(now, left),
+        Some(_) | None => time,
+    }
 }
 
-pub(crate) fn random_within(range: &std::ops::Range<Duration>) -> Duration {
-    let spread = range.end.saturating_sub(range.start);
-    let nanos = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
-    range.start.saturating_add(Duration::from_nanos(random_below(nanos)))
-}
-
-fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
-    time.saturating_add(by).unwrap_or(Timestamp::MAX)
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    time.saturating_add(SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
 }
