@@ -18,6 +18,7 @@ use podmint_signer::{
     pace::Pace,
     run::{Options, Source, run},
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -33,6 +34,7 @@ fn main() -> Result<()> {
         }
         Command::Run(arguments) => {
             start_log(arguments.log, arguments.log_format)?;
+            leave_no_dump().context("could not switch core dumps off: they would hold the CA's key")?;
             rustls::crypto::ring::default_provider()
                 .install_default()
                 .map_err(|_other| anyhow!("another cryptographic provider is installed already"))?;
@@ -168,6 +170,15 @@ fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
     .context("could not start the log")
 }
 
+/// Before any key is read: a core dump would hold it. The limit keeps dumps from files, but not from a pipe of `core_pattern`; not
+/// being dumpable keeps them from both, and the memory from other processes of the same user.
+fn leave_no_dump() -> std::io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
 fn sink(path: &Path) -> Sink {
     if path.as_os_str() == "-" { Sink::Stdout } else { Sink::File(path.to_path_buf()) }
 }
@@ -182,3 +193,17 @@ fn host_name() -> String {
 /// How often the configuration is read; a mounted file changes without a sign.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_leaves_no_dump_is_not_dumpable_and_has_no_room_for_one() {
+        leave_no_dump().unwrap();
+        let limit = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
+        #[cfg(target_os = "linux")]
+        assert_eq!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::NotDumpable));
+    }
+}

@@ -15,6 +15,7 @@ mod bind;
 mod ca;
 mod doctor;
 mod down;
+mod dumps;
 mod explain;
 mod forge;
 mod guard;
