@@ -1,5 +1,5 @@
-//! The root changes, and nobody is refused: every phase on a real API server, with replicas that are killed at each edge, an API
-//! server that goes away, and Secrets that somebody spoils on the way.
+//! The root changes, and nobody is refused: every phase on a real API server, with two replicas, and with Secrets that somebody
+//! spoils on the way.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use podmint_signer::authority::{Origin, trace};
 use podmint_signer::pace::Pace;
-use podmint_tests::server::Settings;
+use podmint_tests::signer::MINUTE;
 use podmint_tests::stage::Pod;
-use podmint_tests::until::until;
-use podmint_tests::{Bed, Stage, assets, call, on_every_bed};
+use podmint_tests::until::{never, until};
+use podmint_tests::{Bed, Stage, call, on_every_bed};
 use serde_json::{Value, json};
 
 use crate::forge::foreign_root;
+use crate::hand::{path, secret, state, wish};
 
 /// A minute is half a second: Distribute takes 7.5 s, Drain of certificates that live an hour 31 s.
-const PACE: u32 = 120;
+pub(crate) const PACE: u32 = 120;
 const DISTRIBUTE: Duration = Duration::from_secs(15 * 60).checked_div(PACE).unwrap();
 const LIFE: Duration = Duration::from_secs(3600).checked_div(PACE).unwrap();
 
@@ -56,7 +57,7 @@ on_every_bed! {
 
     /// What somebody does to the signing Secret in the middle of a rotation is noticed, never followed blindly, and mended where it can be.
     async fn a_spoilt_secret_does_not_spoil_a_rotation(bed: Bed) {
-        join_all(Fault::ALL.map(|fault| spoilt(bed.clone(), fault))).await;
+        join_all(FAULTS.map(|(fault, phase)| spoilt(bed.clone(), fault, phase))).await;
     }
 }
 
@@ -65,7 +66,7 @@ on_every_bed! {
 enum Fault {
     Deleted,
     Emptied,
-    /// From before the rotation, once it signs.
+    /// From before the rotation.
     OldCopy,
     /// The same again and again, as a GitOps tool does that owns it.
     Fought,
@@ -73,24 +74,26 @@ enum Fault {
     ForeignAuthority,
 }
 
-impl Fault {
-    const ALL: [Self; 6] =
-        [Self::Deleted, Self::Emptied, Self::OldCopy, Self::Fought, Self::ForeignKey, Self::ForeignAuthority];
-}
+/// When.
+const FAULTS: [(Fault, &str); 8] = [
+    (Fault::Deleted, "distribute"),
+    (Fault::Emptied, "distribute"),
+    (Fault::OldCopy, "drain"),
+    (Fault::Fought, "drain"),
+    (Fault::ForeignKey, "distribute"),
+    (Fault::ForeignKey, "drain"),
+    (Fault::ForeignAuthority, "distribute"),
+    (Fault::ForeignAuthority, "drain"),
+];
 
-async fn spoilt(bed: Bed, fault: Fault) {
-    let stage = Stage::open(&bed, &format!("spoilt-{}", format!("{fault:?}").to_lowercase())).await;
+async fn spoilt(bed: Bed, fault: Fault, phase: &str) {
+    let stage = Stage::open(&bed, &format!("spoilt-{}-{phase}", format!("{fault:?}").to_lowercase())).await;
     let signer = paced(&stage).start().await.ready().await;
     let pod = stage.any_pod().await;
     let roots = stage.published_roots().await;
     let copy = secret(&stage, "podmint-ca").await.unwrap();
     ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
-    let phase = match fault {
-        Fault::OldCopy | Fault::Fought => "drain",
-        Fault::Deleted | Fault::Emptied | Fault::ForeignKey | Fault::ForeignAuthority => "distribute",
-    };
     reaches(&stage, phase).await;
-    // Under the root that signs now.
     let before = stage.issued(&stage.request_for(&pod).make().await).await;
     let both = pems(&stage.published_roots().await);
     assert_eq!(both.len(), 2, "{fault:?}");
@@ -123,13 +126,15 @@ async fn spoilt(bed: Bed, fault: Fault) {
         }
         Fault::ForeignKey | Fault::ForeignAuthority => {
             let spoilt = secret(&stage, "podmint-ca").await.unwrap()["data"].clone();
-            let again = stage.issued(&stage.request_for(&pod).make().await).await;
-            assert_eq!(issuing(&again), issuing(&before), "{fault:?}: the CA in memory goes on");
-            assert_eq!(
-                secret(&stage, "podmint-ca").await.unwrap()["data"],
-                spoilt,
-                "{fault:?}: what is not ours is left alone"
-            );
+            // In Distribute it goes on as long only as nobody can have made the next root sign: too short for a busy machine.
+            if phase == "drain" {
+                let again = stage.issued(&stage.request_for(&pod).make().await).await;
+                assert_eq!(issuing(&again), issuing(&before), "{fault:?}: the CA in memory goes on");
+            }
+            never(format!("{fault:?}: what is not ours is written over"), MINUTE, async || {
+                (secret(&stage, "podmint-ca").await.unwrap()["data"] != spoilt).then(|| "it was".to_owned())
+            })
+            .await;
             let good = secret(&stage, "podmint-ca-root").await.unwrap();
             assert!(good["data"].get("next.key").is_some(), "{fault:?}");
             call::delete(&stage.admin, &path(&stage, "podmint-ca")).await.unwrap();
@@ -149,64 +154,7 @@ async fn spoilt(bed: Bed, fault: Fault) {
     signer.stop().await;
 }
 
-/// Killed at every edge, a replica that starts anew goes on where the last one stopped; at one of them the API server is away
-/// as well.
-#[test]
-fn a_rotation_survives_a_kill_at_each_edge() {
-    podmint_tests::run(async {
-        let bed = Bed::own(Settings::of("1.37.2")).await;
-        let stage = Stage::open(&bed, "killed-edges").await;
-        let pod = stage.any_pod().await;
-        let binary = assets::binary("paced-signer");
-        let mut signer = paced(&stage).start_process_of(&binary).await.ready().await;
-        stage.issued(&stage.request_for(&pod).make().await).await;
-        let old = pems(&stage.published_roots().await);
-        ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
-        for edge in ["a next key", "a next root", "distribute", "drain", "one key", "stable"] {
-            waits(edge, async || is_at(&stage, edge).await.then_some(())).await;
-            signer.kill();
-            let published = pems(&stage.published_roots().await);
-            assert!(edge == "stable" || published.is_superset(&old), "{edge}: the old root was withdrawn");
-            if edge == "distribute" {
-                bed.go_down();
-                bed.come_back().await;
-            }
-            signer = paced(&stage)
-                .called(&format!("after-{}", edge.replace(' ', "-")))
-                .start_process_of(&binary)
-                .await
-                .ready()
-                .await;
-            let status = stage.issued(&stage.request_for(&pod).make().await).await;
-            let chain = status["certificateChain"].as_str().unwrap().to_owned();
-            assert!(matches!(trace(&chain, &stage.published_roots().await), Origin::Ours { .. }), "{edge}");
-        }
-        until("the old root is withdrawn", async || {
-            pems(&stage.published_roots().await).is_disjoint(&old).then_some(())
-        })
-        .await;
-        assert_eq!(state(&stage).await.unwrap()["generation"], 2, "no step was taken twice");
-        assert_eq!(signer.terminate(), 0);
-    });
-}
-
-/// Whether the Secrets show this edge, or one after it.
-async fn is_at(stage: &Stage, edge: &str) -> bool {
-    let has_next =
-        async || secret(stage, "podmint-ca-root").await.is_some_and(|roots| roots["data"].get("next.key").is_some());
-    let Some(state) = state(stage).await else { return false };
-    let phase = state["rotation"]["phase"].as_str().unwrap_or("stable").to_owned();
-    let is_switched = state["generation"] == 2;
-    match edge {
-        "a next key" => has_next().await,
-        "a next root" => phase != "stable",
-        "one key" => is_switched && !has_next().await,
-        "stable" => is_switched && phase == "stable",
-        _ => phase == edge,
-    }
-}
-
-fn paced(stage: &Stage) -> podmint_tests::signer::SignerPlan<'_> {
+pub(crate) fn paced(stage: &Stage) -> podmint_tests::signer::SignerPlan<'_> {
     stage.a_signer().with("lifetime", json!({"max": "1h"})).at(Pace::compressed(PACE))
 }
 
@@ -271,12 +219,12 @@ async fn is_in(stage: &Stage, phase: &str) -> bool {
     state(stage).await.is_some_and(|state| state["rotation"]["phase"].as_str().unwrap_or("stable") == phase)
 }
 
-async fn reaches(stage: &Stage, phase: &str) {
+pub(crate) async fn reaches(stage: &Stage, phase: &str) {
     waits(phase, async || is_in(stage, phase).await.then_some(())).await;
 }
 
 /// As [`until`], for what takes as long as a rotation.
-async fn waits<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn waits<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -290,27 +238,12 @@ async fn waits<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 /// Several times what a rotation takes on a machine that has nothing else to do.
 const LONG: Duration = Duration::from_secs(150);
 
-async fn ask(stage: &Stage, annotations: Value) {
-    change(stage, json!({"metadata": {"annotations": annotations}})).await;
+pub(crate) async fn ask(stage: &Stage, annotations: Value) {
+    wish(stage, annotations).await.unwrap();
 }
 
 async fn change(stage: &Stage, change: Value) {
     call::patch(&stage.admin, &path(stage, "podmint-ca"), &change).await.unwrap();
-}
-
-async fn secret(stage: &Stage, name: &str) -> Option<Value> {
-    call::get(&stage.admin, &path(stage, name)).await.ok()
-}
-
-async fn state(stage: &Stage) -> Option<Value> {
-    use base64::{Engine as _, prelude::BASE64_STANDARD};
-    let secret = secret(stage, "podmint-ca").await?;
-    let state = BASE64_STANDARD.decode(secret["data"]["state.json"].as_str()?).ok()?;
-    serde_json::from_slice(&state).ok()
-}
-
-fn path(stage: &Stage, name: &str) -> String {
-    format!("/api/v1/namespaces/{}/secrets/{name}", stage.signer_namespace)
 }
 
 fn base64(text: &str) -> String {
@@ -323,10 +256,10 @@ fn pem_of_a_key() -> String {
 }
 
 /// The certificates of a text, each as a text.
-fn pems(text: &str) -> BTreeSet<String> {
+pub(crate) fn pems(text: &str) -> BTreeSet<String> {
     pem::parse_many(text).unwrap().iter().map(pem::encode).collect()
 }
 
-fn issuing(status: &Value) -> Vec<u8> {
+pub(crate) fn issuing(status: &Value) -> Vec<u8> {
     pem::parse_many(status["certificateChain"].as_str().unwrap()).unwrap()[1].contents().to_vec()
 }

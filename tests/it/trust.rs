@@ -100,7 +100,7 @@ fn the_next_intermediate_comes_before_the_old_one_is_unusable() {
 }
 
 /// Path and content of the one published bundle.
-async fn bundle(stage: &Stage) -> (String, String) {
+pub(crate) async fn bundle(stage: &Stage) -> (String, String) {
     let bundles = stage.trust_bundles().await;
     let [only] = bundles.as_slice() else { panic!("one bundle, not {}", bundles.len()) };
     let version = stage.bed.api_version("clustertrustbundles").await;
@@ -112,7 +112,7 @@ async fn bundle(stage: &Stage) -> (String, String) {
 }
 
 /// Copies the two Secrets and the trust bundle, as a restored backup does.
-async fn move_authority(from: &Stage, to: &Stage) {
+pub(crate) async fn move_authority(from: &Stage, to: &Stage) {
     for name in ["podmint-ca", "podmint-ca-root"] {
         let path = format!("/api/v1/namespaces/{}/secrets/{name}", from.signer_namespace);
         let secret = call::get(&from.admin, &path).await.unwrap();
@@ -127,7 +127,7 @@ async fn move_authority(from: &Stage, to: &Stage) {
     }
 }
 
-fn moved(mut object: Value, namespace: Option<&str>) -> Value {
+pub(crate) fn moved(mut object: Value, namespace: Option<&str>) -> Value {
     let metadata = &object["metadata"];
     let mut kept =
         json!({"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"]});

@@ -64,7 +64,7 @@ impl Stage {
 }
 
 /// The trust domain of all stories.
-const TRUST_DOMAIN: &str = "stories.example.org";
+pub const TRUST_DOMAIN: &str = "stories.example.org";
 
 impl SignerPlan<'_> {
     /// With another value in the `spec` of its PodSigner.
