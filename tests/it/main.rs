@@ -6,7 +6,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    reason = "a story that cannot go on says so by a panic"
+    clippy::print_stderr,
+    reason = "a story that cannot go on says so by a panic, and a long one tells its figures"
 )]
 
 mod administrator;
@@ -17,6 +18,7 @@ mod doctor;
 mod down;
 mod dumps;
 mod explain;
+mod fleet;
 mod forge;
 mod guard;
 mod hand;
