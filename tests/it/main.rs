@@ -34,6 +34,7 @@ mod profiles;
 mod record;
 mod replicas;
 mod rights;
+mod rollback;
 mod rotate;
 mod trust;
 mod untouched;

@@ -44,7 +44,7 @@ pub struct StatusWrite {
 #[derive(Debug)]
 pub struct Kubernetes {
     settings: Settings,
-    etcd_port: u16,
+    etcd_ports: [u16; 2],
     port: u16,
     authority: String,
     token: String,
@@ -52,7 +52,7 @@ pub struct Kubernetes {
     api: Mutex<Option<Kept>>,
     /// What [`Kubernetes::restart_with`] has added.
     added: Mutex<Vec<String>>,
-    etcd: Kept,
+    etcd: Mutex<Option<Kept>>,
     scratch: Scratch,
 }
 
@@ -65,16 +65,17 @@ impl Kubernetes {
         scratch.write("tokens.csv", &format!("{token},{},admin-uid,\"system:masters\"\n", Who::Admin.user_name()));
         scratch.write("audit-policy.yaml", AUDIT_POLICY);
         let [etcd_port, peer_port, port] = free_ports();
-        let etcd = start_etcd(&scratch, settings.version, etcd_port, peer_port);
+        let etcd_ports = [etcd_port, peer_port];
+        let etcd = start_etcd(&scratch, settings.version, etcd_ports);
         let server = Self {
             settings,
-            etcd_port,
+            etcd_ports,
             port,
             authority,
             token,
             api: Mutex::new(None),
             added: Mutex::default(),
-            etcd,
+            etcd: Mutex::new(Some(etcd)),
             scratch,
         };
         server.start_api(settings.version).await;
@@ -101,6 +102,32 @@ impl Kubernetes {
         if let Some(process) = self.api().take() {
             process.kill();
         }
+    }
+
+    /// Keeps what etcd holds now. Both processes are away meanwhile.
+    pub async fn snapshot(&self) {
+        self.replace_etcd("etcd", "etcd-snapshot").await;
+    }
+
+    /// etcd holds again what it held at the [`Kubernetes::snapshot`], and knows of nothing since.
+    pub async fn restore(&self) {
+        self.replace_etcd("etcd-snapshot", "etcd").await;
+    }
+
+    async fn replace_etcd(&self, from: &str, to: &str) {
+        self.stop_api();
+        if let Some(etcd) = held(&self.etcd).take() {
+            // In good order, so that its files are whole.
+            etcd.terminate();
+        }
+        let (from, to) = (self.scratch.join(from), self.scratch.join(to));
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("the scratch folder can be written");
+        }
+        let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status();
+        assert!(copied.expect("cp can be started").success(), "{} could not be copied", from.display());
+        *held(&self.etcd) = Some(start_etcd(&self.scratch, self.settings.version, self.etcd_ports));
+        self.start_api(self.settings.version).await;
     }
 
     /// Ends the API server and starts it again with these flags in addition, as an administrator would.
@@ -153,7 +180,7 @@ impl Kubernetes {
 
     /// The processes of API server and etcd, for `/proc`.
     pub fn pids(&self) -> Vec<i32> {
-        self.api().iter().map(Kept::pid).chain([self.etcd.pid()]).collect()
+        self.api().iter().chain(held(&self.etcd).iter()).map(Kept::pid).collect()
     }
 
     /// Where it listens.
@@ -189,7 +216,7 @@ impl Kubernetes {
     fn arguments(&self, version: &str) -> Vec<String> {
         let file = |name: &str| self.scratch.join(name).display().to_string();
         let mut arguments = vec![
-            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_ports[0]),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
@@ -246,8 +273,12 @@ impl Kubernetes {
     }
 
     fn api(&self) -> MutexGuard<'_, Option<Kept>> {
-        self.api.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.api)
     }
+}
+
+fn held(process: &Mutex<Option<Kept>>) -> MutexGuard<'_, Option<Kept>> {
+    process.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Who wrote: the impersonated user where there is one.
@@ -284,7 +315,7 @@ rules:
   - level: None
 "#;
 
-fn start_etcd(scratch: &Scratch, version: &str, port: u16, peer_port: u16) -> Kept {
+fn start_etcd(scratch: &Scratch, version: &str, [port, peer_port]: [u16; 2]) -> Kept {
     let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
     let arguments = [
         format!("--data-dir={}", scratch.join("etcd").display()),
