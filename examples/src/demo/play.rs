@@ -55,7 +55,7 @@ async fn on_stage(
     begun: Instant,
     length: Duration,
 ) -> Result<Evidence> {
-    let tape = Tape::start(&ground.admin()?, kinds, reporter).await?;
+    let tape = Tape::start(&ground.admin()?, kinds, scene::SIGNER_NAME, reporter).await?;
     let mut show = Show::new(kinds, counts, reporter, tape)?;
     let acted = tokio::select! {
         acted = show.act(ground, begun, length) => acted,

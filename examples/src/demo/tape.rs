@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 use super::checker::{BundleFacts, RequestFacts};
 use super::kinds::{self, Kinds};
 use super::news::{News, Reporter, Request};
-use super::scene;
 
 /// The recording. Clones share it.
 #[derive(Debug, Clone)]
@@ -62,18 +61,18 @@ pub enum Answer {
 }
 
 impl Tape {
-    /// Starts recording, and returns when the first lists have been read: from here on nothing is missed.
-    pub async fn start(client: &Client, kinds: &Kinds, reporter: &Reporter) -> Result<Self> {
+    /// Starts recording what concerns this signer name, and returns when the first lists have been read: from here on nothing is missed.
+    pub async fn start(client: &Client, kinds: &Kinds, signer_name: &str, reporter: &Reporter) -> Result<Self> {
         let reels: Arc<Mutex<Reels>> = Arc::default();
         let (requests_listed, listed) = oneshot::channel();
         let keep = reels.clone();
         let told = reporter.clone();
-        let requests = stream(&kinds::api(client, &kinds.request(), ""));
+        let requests = stream(&kinds::api(client, &kinds.request(), ""), signer_name);
         let requests =
             record(requests, requests_listed, reporter.clone(), move |object| lock(&keep).request(object, &told));
         let (bundles_listed, also_listed) = oneshot::channel();
         let keep = reels.clone();
-        let bundles = stream(&kinds::api(client, &kinds.bundle(), ""));
+        let bundles = stream(&kinds::api(client, &kinds.bundle(), ""), signer_name);
         let bundles = record(bundles, bundles_listed, reporter.clone(), move |object| lock(&keep).bundle(object));
         let tape = Self { reels, _tasks: Arc::new([Task(tokio::spawn(requests)), Task(tokio::spawn(bundles))]) };
         let both = async { futures::try_join!(listed, also_listed) };
@@ -181,8 +180,9 @@ fn answer(object: &Value) -> Option<Answer> {
 
 fn stream(
     api: &Api<DynamicObject>,
+    signer_name: &str,
 ) -> impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>> + Send + 'static + use<> {
-    let ours = watcher::Config::default().fields(&format!("spec.signerName={}", scene::SIGNER_NAME));
+    let ours = watcher::Config::default().fields(&format!("spec.signerName={signer_name}"));
     watcher(api.clone(), ours).default_backoff()
 }
 

@@ -11,25 +11,28 @@ use x509_parser::prelude::FromDer;
 
 /// What a leaf says.
 #[derive(Debug, Clone)]
-pub(super) struct Leaf {
+pub struct Leaf {
     /// Its public key, as SubjectPublicKeyInfo.
-    pub(super) key: Vec<u8>,
+    pub key: Vec<u8>,
     /// Its serial number, as hexadecimal digits.
-    pub(super) serial: String,
+    pub serial: String,
     /// SHA-256 of the certificate, as hexadecimal digits.
-    pub(super) fingerprint: String,
+    pub fingerprint: String,
     /// Its names: each a URI, or a description of what is there instead.
-    pub(super) names: Vec<String>,
+    pub names: Vec<String>,
     /// First moment it is valid.
-    pub(super) not_before: OffsetDateTime,
+    pub not_before: OffsetDateTime,
     /// Last moment it is valid.
-    pub(super) not_after: OffsetDateTime,
+    pub not_after: OffsetDateTime,
     /// Whether it claims to be an authority.
-    pub(super) authority: bool,
+    pub authority: bool,
 }
 
 /// The certificates of a PEM text, as DER.
-pub(super) fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+///
+/// # Errors
+/// If it holds anything else.
+pub fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
     let blocks: Result<Vec<Pem>, _> = Pem::iter_from_buffer(pem.as_bytes()).collect();
     let blocks = blocks.map_err(|why| format!("is no PEM: {why}"))?;
     match blocks.iter().find(|block| block.label != "CERTIFICATE") {
@@ -39,7 +42,10 @@ pub(super) fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// Reads the first certificate of a chain.
-pub(super) fn leaf(chain: &[Vec<u8>]) -> Result<Leaf, String> {
+///
+/// # Errors
+/// If there is none that can be read.
+pub fn leaf(chain: &[Vec<u8>]) -> Result<Leaf, String> {
     let der = chain.first().ok_or("holds no certificate")?;
     let certificate = parse(der)?;
     let names = certificate.subject_alternative_name().map_err(|why| format!("has unreadable names: {why}"))?;
@@ -55,7 +61,10 @@ pub(super) fn leaf(chain: &[Vec<u8>]) -> Result<Leaf, String> {
 }
 
 /// Verifies each certificate with the next, and the last with one of the roots.
-pub(super) fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<(), String> {
+///
+/// # Errors
+/// If a link does not hold.
+pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<(), String> {
     let (Some(mut below), rest) = (chain.first(), chain.iter().skip(1)) else {
         return Err("holds no certificate".to_owned());
     };
@@ -103,7 +112,7 @@ fn name(name: &GeneralName<'_>) -> String {
 }
 
 /// SHA-256, as hexadecimal digits.
-pub(super) fn sha256(der: &[u8]) -> String {
+pub fn sha256(der: &[u8]) -> String {
     hex(digest(&SHA256, der).as_ref())
 }
 

@@ -2,16 +2,22 @@
 //!
 //! It takes nobody's word. The requests, pods and trust bundles come from a list and watch of the demo's own; certificates are
 //! read with x509-parser and verified link by link; the audit log is read as text. It shares no code with the signer, so that
-//! one mistake cannot hide in both.
+//! one mistake cannot hide in both. What it makes of a single request serves the fault suite's checker too (`tests/src/checker`).
 
-mod certificate;
+pub mod certificate;
 mod evidence;
 mod figures;
 mod pair;
-mod request;
-#[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "dates and counters of a few tests")]
-mod staged;
+pub mod request;
+#[cfg(any(test, feature = "staged"))]
+#[expect(
+    missing_docs,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a scene for tests, this crate's and others'"
+)]
+pub mod staged;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -55,7 +61,8 @@ pub fn check(evidence: &Evidence) -> Report {
     Report { figures, refused, disagreements: wrong }
 }
 
-fn serials_differ(requests: &[Request], wrong: &mut Vec<String>) {
+/// No two certificates have one serial number.
+pub fn serials_differ(requests: &[Request], wrong: &mut Vec<String>) {
     let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
     for (request, leaf) in requests.iter().filter_map(|request| Some((request, request.leaf()?))) {
         if let Some(other) = owners.insert(&leaf.serial, &request.name) {

@@ -12,22 +12,32 @@ use super::certificate::{self, Leaf};
 use super::evidence::{Evidence, RequestFacts};
 
 /// A request, as its last version shows it.
-pub(super) struct Request {
-    pub(super) uid: String,
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) pod: String,
-    pub(super) pod_uid: String,
-    pub(super) answer: Answer,
-    pub(super) node: String,
-    pub(super) account: String,
+#[derive(Debug)]
+pub struct Request {
+    /// Its UID.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace, which is the pod's.
+    pub namespace: String,
+    /// The pod it says it is for.
+    pub pod: String,
+    /// The UID it says that pod has.
+    pub pod_uid: String,
+    /// What became of it.
+    pub answer: Answer,
+    /// The node it says that pod is on.
+    pub node: String,
+    /// The service account it says that pod runs as.
+    pub account: String,
     signer: String,
     key: Vec<u8>,
     longest: i64,
 }
 
 /// What became of it.
-pub(super) enum Answer {
+#[derive(Debug)]
+pub enum Answer {
     /// Nothing yet.
     Pending,
     /// A certificate.
@@ -39,7 +49,8 @@ pub(super) enum Answer {
 }
 
 /// What an issued status holds.
-pub(super) struct Certificate {
+#[derive(Debug)]
+pub struct Certificate {
     chain: Vec<Vec<u8>>,
     leaf: Leaf,
     /// The resourceVersion of the write that published it.
@@ -51,7 +62,7 @@ pub(super) struct Certificate {
 
 impl Request {
     /// The certificate it was given.
-    pub(super) fn leaf(&self) -> Option<&Leaf> {
+    pub fn leaf(&self) -> Option<&Leaf> {
         match &self.answer {
             Answer::Issued(certificate) => Some(&certificate.leaf),
             Answer::Pending | Answer::Denied | Answer::Broken => None,
@@ -60,7 +71,7 @@ impl Request {
 }
 
 /// Reads a request. What cannot be read is reported and left out.
-pub(super) fn read(facts: &RequestFacts, wrong: &mut Vec<String>) -> Option<Request> {
+pub fn read(facts: &RequestFacts, wrong: &mut Vec<String>) -> Option<Request> {
     let last = facts.versions.last()?;
     let name = text(last, "/metadata/name");
     let key = match key(last) {
@@ -93,7 +104,7 @@ pub(super) fn read(facts: &RequestFacts, wrong: &mut Vec<String>) -> Option<Requ
 }
 
 /// Holds an issued certificate against everything else that is known.
-pub(super) fn check(request: &Request, evidence: &Evidence, wrong: &mut Vec<String>) {
+pub fn check(request: &Request, evidence: &Evidence, wrong: &mut Vec<String>) {
     let Answer::Issued(certificate) = &request.answer else { return };
     let mut says = |what: String| wrong.push(format!("the certificate of {} {what}", request.name));
     let leaf = &certificate.leaf;
@@ -204,6 +215,7 @@ fn key(object: &Value) -> Result<Vec<u8>, String> {
     }
 }
 
-pub(super) fn text(value: &Value, path: &str) -> String {
+/// The text at this path, or nothing.
+pub fn text(value: &Value, path: &str) -> String {
     value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

@@ -18,20 +18,20 @@ use super::{
 };
 
 /// A certificate authority and what it did.
-pub(super) struct Staged {
-    pub(super) evidence: Evidence,
+pub struct Staged {
+    pub evidence: Evidence,
     issuer: Issuer<'static, KeyPair>,
     intermediate: String,
     written: u64,
 }
 
-pub(super) const SERVER: &str = "uid-of-server";
-pub(super) const CLIENT: &str = "uid-of-client";
-pub(super) const STRANGER: &str = "uid-of-stranger";
-pub(super) const NOT_BEFORE: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+pub const SERVER: &str = "uid-of-server";
+pub const CLIENT: &str = "uid-of-client";
+pub const STRANGER: &str = "uid-of-stranger";
+pub const NOT_BEFORE: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
 
 /// Server and client have a certificate, the server a second one; a forgery was denied, a stranger is held.
-pub(super) fn honest() -> Staged {
+pub fn honest() -> Staged {
     let (root, root_key) = authority("root", 1, None);
     let root_pem = root.0.clone();
     let (intermediate, issuer) = authority("issuing", 0, Some(Issuer::new(root.1, root_key)));
@@ -83,18 +83,18 @@ pub(super) fn honest() -> Staged {
 
 impl Staged {
     /// What the checker says now.
-    pub(super) fn report(&self) -> Report {
+    pub fn report(&self) -> Report {
         check(&self.evidence)
     }
 
     /// The last version of a request.
-    pub(super) fn request(&mut self, name: &str) -> &mut Value {
+    pub fn request(&mut self, name: &str) -> &mut Value {
         let named = |facts: &&mut RequestFacts| facts.versions[0]["metadata"]["name"] == name;
         self.evidence.requests.iter_mut().find(named).unwrap().versions.last_mut().unwrap()
     }
 
     /// A request for a pod, as its kubelet makes it. Returns the public key.
-    pub(super) fn ask(&mut self, name: &str, pod: &str, key: &KeyPair) -> Vec<u8> {
+    pub fn ask(&mut self, name: &str, pod: &str, key: &KeyPair) -> Vec<u8> {
         let facts = &self.evidence.pods[pod];
         let stub = CertificateParams::default().serialize_request(key).unwrap();
         let object = json!({
@@ -110,12 +110,12 @@ impl Staged {
     }
 
     /// An honest certificate.
-    pub(super) fn issue(&mut self, name: &str, pod: &str) {
+    pub fn issue(&mut self, name: &str, pod: &str) {
         self.issue_altered(name, pod, |_| ());
     }
 
     /// A certificate with something altered before it was signed.
-    pub(super) fn issue_altered(&mut self, name: &str, pod: &str, alter: impl FnOnce(&mut CertificateParams)) {
+    pub fn issue_altered(&mut self, name: &str, pod: &str, alter: impl FnOnce(&mut CertificateParams)) {
         let key = KeyPair::generate().unwrap();
         self.ask(name, pod, &key);
         let facts = &self.evidence.pods[pod];
@@ -140,14 +140,14 @@ impl Staged {
     }
 
     /// A final no.
-    pub(super) fn deny(&mut self, name: &str) {
+    pub fn deny(&mut self, name: &str) {
         let condition = json!({"type": "Denied", "status": "True", "reason": "WrongNode", "message": "no"});
         self.answer(name, json!({"conditions": [condition]}));
         self.record_denial(name);
     }
 
     /// Another version of a request, with this status.
-    pub(super) fn answer(&mut self, name: &str, status: Value) {
+    pub fn answer(&mut self, name: &str, status: Value) {
         let version = self.write();
         let mut answered = self.request(name).clone();
         answered["metadata"]["resourceVersion"] = version;
@@ -157,13 +157,13 @@ impl Staged {
     }
 
     /// The certificate of the n-th request.
-    pub(super) fn leaf(&self, number: usize) -> Leaf {
+    pub fn leaf(&self, number: usize) -> Leaf {
         let object = self.evidence.requests[number].versions.last().unwrap();
         leaf(&certificates(object["status"]["certificateChain"].as_str().unwrap()).unwrap()).unwrap()
     }
 
     /// The line of the audit log about a request.
-    pub(super) fn line(&mut self, event: &str, name: &str) -> &mut Value {
+    pub fn line(&mut self, event: &str, name: &str) -> &mut Value {
         let uid = format!("uid-of-{name}");
         let wanted = |line: &&mut Value| line["event"] == event && line["request"]["uid"] == uid.as_str();
         self.evidence.trail.iter_mut().find(wanted).unwrap()
