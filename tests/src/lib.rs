@@ -1,7 +1,7 @@
 //! The stories' stage: real and embedded clusters, and words to set a scene with.
 //!
 //! Read in this order: [`Bed`] is what a story runs on, [`Stage`] its own corner of it, [`server`] starts real API servers,
-//! [`signer`] the signer under test, [`leaf`] checks what it issues by other means than its own. The stories are in `it/`,
+//! [`signer`] the signer under test, [`leaf`] checks what it issues by other means than its own, [`checker`] a whole run with faults. The stories are in `it/`,
 //! the benchmark in `src/bin/bench`.
 #![expect(
     clippy::expect_used,
@@ -16,6 +16,7 @@
 pub mod assets;
 mod bed;
 pub mod call;
+pub mod checker;
 pub mod install;
 pub mod kept;
 pub mod keys;
