@@ -48,8 +48,13 @@ pub enum AuditError {
 
 /// Takes lines. All clones write to one log; when the last is gone the thread ends.
 #[derive(Clone, Debug)]
-pub(crate) struct Log {
-    lines: mpsc::SyncSender<Line>,
+pub(crate) struct Log(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    Thread(mpsc::SyncSender<Line>),
+    /// Needs no thread, for it never waits.
+    Memory(Arc<Mutex<Vec<Value>>>),
 }
 
 #[derive(Debug)]
@@ -61,17 +66,29 @@ struct Line {
 impl Log {
     /// Opens the sink, so that a path that cannot be written is found before anything is signed.
     pub(crate) fn open(sink: Sink) -> Result<Self, AuditError> {
-        let mut output = Output::open(sink).map_err(|error| AuditError::Write(Arc::new(error)))?;
+        let output = match sink {
+            Sink::File(path) => append(&path).map(|file| Output::File { path, file, torn: false }),
+            Sink::Stdout => Ok(Output::Stdout),
+            Sink::Memory(records) => return Ok(Self(Way::Memory(records))),
+        };
+        let mut output = output.map_err(|error| AuditError::Write(Arc::new(error)))?;
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let thread = thread::Builder::new().name("audit".to_owned()).stack_size(STACK);
         thread.spawn(move || write_all(&mut output, &waiting)).map_err(AuditError::Thread)?;
-        Ok(Self { lines })
+        Ok(Self(Way::Thread(lines)))
     }
 
     /// Waits until the operating system has the line.
     pub(crate) async fn write(&self, record: Value) -> Result<(), AuditError> {
+        let lines = match &self.0 {
+            Way::Thread(lines) => lines,
+            Way::Memory(records) => {
+                records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+                return Ok(());
+            }
+        };
         let (written, told) = oneshot::channel();
-        self.lines.try_send(Line { record, written }).map_err(|error| match error {
+        lines.try_send(Line { record, written }).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => AuditError::Full,
             mpsc::TrySendError::Disconnected(_) => AuditError::Closed,
         })?;
@@ -105,18 +122,9 @@ enum Output {
         torn: bool,
     },
     Stdout,
-    Memory(Arc<Mutex<Vec<Value>>>),
 }
 
 impl Output {
-    fn open(sink: Sink) -> io::Result<Self> {
-        Ok(match sink {
-            Sink::File(path) => Self::File { file: append(&path)?, path, torn: false },
-            Sink::Stdout => Self::Stdout,
-            Sink::Memory(records) => Self::Memory(records),
-        })
-    }
-
     fn write(&mut self, lines: &[Line]) -> io::Result<()> {
         match self {
             Self::File { path, file, torn } => {
@@ -137,11 +145,6 @@ impl Output {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(&text(lines)?)?;
                 stdout.flush()
-            }
-            Self::Memory(records) => {
-                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.extend(lines.iter().map(|line| line.record.clone()));
-                Ok(())
             }
         }
     }
@@ -175,7 +178,6 @@ impl fmt::Debug for Output {
         match self {
             Self::File { path, file: _, torn: _ } => f.debug_struct("File").field("path", path).finish_non_exhaustive(),
             Self::Stdout => f.write_str("Stdout"),
-            Self::Memory(_) => f.write_str("Memory"),
         }
     }
 }

@@ -1,10 +1,7 @@
 //! One call to the API server: a method, a path and JSON in; JSON or a [`CallError`] out. Every call has a time limit and a size
 //! limit, and every reply sets the clock.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -14,6 +11,7 @@ use http::{
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
 use super::clock::ServerClock;
 

@@ -1,13 +1,11 @@
 //! The API server's clock: the `Date` of its latest reply plus the time that has passed here since. Jumps of the local clock do
 //! not matter, for it is never read.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, header::DATE};
 use time::{OffsetDateTime, PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::time::Instant;
 
 /// What the API server last said the time is. All clones are one clock.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +48,7 @@ fn parse(date: &str) -> Option<OffsetDateTime> {
 }
 
 /// IMF-fixdate, the one form of RFC 9110 that a server may send.
-pub(super) const HTTP_DATE: &[BorrowedFormatItem<'_>] =
+pub(crate) const HTTP_DATE: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 #[cfg(test)]

@@ -1,13 +1,10 @@
 //! Tells a pod's author why its certificate does not come, and an administrator why his PodSigner is not in force: an Event on
 //! the object. Best effort and bounded: an Event is never worth a certificate.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::calls::Calls;
 use crate::{

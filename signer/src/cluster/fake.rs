@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use hyper::body::Frame;
 use kube::client::Body;
 use serde_json::{Value, json};
 use time::macros::datetime;
+use tokio::time::Instant;
 
 use super::{
     calls::Calls,
@@ -60,6 +60,13 @@ impl Fake {
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.objects.lock().unwrap().get(path).cloned()
+    }
+
+    /// All that is stored below a path.
+    pub(crate) fn all(&self, below: &str) -> Vec<Value> {
+        let objects = self.objects.lock().unwrap();
+        let of = objects.range(below.to_owned()..).take_while(|(path, _)| path.starts_with(below));
+        of.map(|(_, object)| object.clone()).collect()
     }
 
     pub(crate) fn put(&self, path: &str, object: Value) {
@@ -107,18 +114,15 @@ impl Fake {
         }
     }
 
-    fn store(&self, method: &Method, path: &str, mut body: Value) -> (u16, Value) {
+    /// What is stored, read or changed.
+    pub(crate) fn store(&self, method: &Method, path: &str, mut body: Value) -> (u16, Value) {
         let path = path.replace("%3A", ":");
         let mut objects = self.objects.lock().unwrap();
         let name = path.rsplit('/').next().unwrap().to_owned();
         match *method {
             Method::GET if path.ends_with("clustertrustbundles") => {
-                let items: Vec<&Value> = objects
-                    .range(path.clone()..)
-                    .take_while(|(key, _)| key.starts_with(&path))
-                    .map(|(_, it)| it)
-                    .collect();
-                (200, json!({"metadata": {"resourceVersion": "9"}, "items": items}))
+                drop(objects);
+                (200, json!({"metadata": {"resourceVersion": "9"}, "items": self.all(&path)}))
             }
             Method::GET => objects.get(&path).map_or_else(|| absent(&name), |object| (200, object.clone())),
             Method::POST => {

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{
@@ -16,6 +16,7 @@ use futures::{
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::calls::{CallError, Calls, Part};
 use crate::pipeline::{

@@ -1,9 +1,8 @@
 //! What the controller keeps with each unanswered request, and how long each kind of hold waits.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{queue::Awaits, walk::Parts};
 use crate::{

@@ -1,7 +1,9 @@
 //! How many requests are walked at a time: more while that makes more of them, half as many when the API server says that it has too
 //! much to do. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cluster::calls::CallError;
 

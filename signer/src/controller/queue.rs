@@ -2,14 +2,18 @@
 //! in as an argument.
 //!
 //! Namespaces take turns, so that a flood in one does not delay the others. Within a namespace the oldest goes first; but once
-//! the oldest has waited for more than a minute the newest does, for the old ones are about to be deleted and asked for anew,
-//! and serving only those would serve nobody.
+//! the oldest has waited for more than a minute the newest does. Where more is asked for than can be served, either order serves as
+//! many; but the oldest first serves each of them minutes after it asked, just before the cleaner deletes it, and the newest first
+//! within seconds (`backlog` simulates both: half an hour at twice what can be served, and every pod asks anew when its request was
+//! deleted). Under what passes within a minute nobody is overtaken.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::names::RequestUid;
 
@@ -155,15 +159,16 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Makes everything ready that waits for this.
+    /// Makes everything ready that waits for this, the oldest first.
     pub(crate) fn wake(&mut self, cause: Awaits) {
-        let woken: Vec<RequestUid> = self
+        let mut woken: Vec<(Instant, RequestUid)> = self
             .entries
             .iter()
             .filter(|(_, entry)| matches!(entry.place, Place::Waiting { awaits, .. } if awaits == cause))
-            .map(|(uid, _)| uid.clone())
+            .map(|(uid, entry)| (entry.seen, uid.clone()))
             .collect();
-        for uid in woken {
+        woken.sort_unstable();
+        for (_, uid) in woken {
             self.step_out(&uid);
             self.line_up(&uid);
         }
@@ -261,6 +266,9 @@ impl<T> Queue<T> {
 const BACKLOG: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
+mod backlog;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -328,6 +336,22 @@ mod tests {
         queue.wake_due(until);
         assert_eq!(take_all(&mut queue, now), ["a"]);
         assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
+    fn what_is_woken_by_one_cause_stands_in_the_order_it_came() {
+        let start = Instant::now();
+        let mut queue = Queue::new();
+        let names: Vec<String> = (0..40).map(|number| format!("r{:02}", (number * 7) % 40)).collect();
+        for (second, name) in (0..).zip(&names) {
+            queue.add(&uid(name), "shop", (), 0, start + Duration::from_millis(second));
+        }
+        let now = start + Duration::from_secs(1);
+        while let Some(uid) = queue.take(Duration::ZERO, now) {
+            queue.settle(&uid, Next::Wait { until: now + Duration::from_secs(30), awaits: Awaits::Authority });
+        }
+        queue.wake(Awaits::Authority);
+        assert_eq!(take_all(&mut queue, now), names);
     }
 
     #[test]
