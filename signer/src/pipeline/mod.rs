@@ -23,6 +23,8 @@ pub mod status;
 pub mod verified;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 pub(crate) mod honest;
 
 pub(crate) use self::facts::{Bare, Pod};
