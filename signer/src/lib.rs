@@ -72,4 +72,6 @@ pub mod pipeline;
 pub mod resource;
 mod roster;
 pub mod run;
+#[cfg(test)]
+mod simulation;
 mod vitals;

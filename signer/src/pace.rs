@@ -60,10 +60,43 @@ impl Backoff {
 
 /// Sixteen random bits, for spreading things; a source of chance that fails only makes the spread narrower.
 pub(crate) fn chance() -> u16 {
+    #[cfg(test)]
+    if let Some(chance) = seeded::next() {
+        return chance;
+    }
     let mut bytes = [0_u8; 2];
     match SystemRandom::new().fill(&mut bytes) {
         Ok(()) => u16::from_ne_bytes(bytes),
         Err(ring::error::Unspecified) => u16::MAX / 2,
+    }
+}
+
+/// Chance that a simulation can repeat: what comes of a seed, on the thread that has sown one.
+#[cfg(test)]
+pub(crate) mod seeded {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn sow(seed: Option<u64>) {
+        STATE.set(seed);
+    }
+
+    pub(super) fn next() -> Option<u16> {
+        let state = STATE.get()?;
+        let (state, word) = step(state);
+        STATE.set(Some(state));
+        u16::try_from(word >> 48).ok()
+    }
+
+    /// SplitMix64: the next state, and the word of this one.
+    pub(crate) fn step(state: u64) -> (u64, u64) {
+        let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (state, word ^ (word >> 31))
     }
 }
 
