@@ -1,6 +1,6 @@
 //! Objects that are wrong, huge or malicious cost their own answer and nobody else's.
 
-use podmint_tests::keys::{Key, KeyType, der};
+use podmint_tests::keys::{Key, KeyType, common_name, der};
 use podmint_tests::leaf::{self, Expected};
 use podmint_tests::proxy::Proxy;
 use podmint_tests::stage::Said;
@@ -100,12 +100,6 @@ fn a_flood_of_ghosts_does_not_starve_an_honest_pod() {
         assert_eq!(issued, 1, "no ghost got a certificate");
         signer.stop().await;
     });
-}
-
-/// `CN=name`.
-fn common_name(name: &str) -> Vec<u8> {
-    let attribute = der(0x30, &[der(0x06, &[0x55, 0x04, 0x03]), der(0x0c, name.as_bytes())].concat());
-    der(0x30, &der(0x31, &attribute))
 }
 
 /// An extensionRequest attribute with one DNS name.

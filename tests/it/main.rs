@@ -14,6 +14,7 @@ mod administrator;
 mod attack;
 mod bind;
 mod ca;
+mod chaos;
 mod doctor;
 mod down;
 mod dumps;

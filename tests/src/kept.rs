@@ -80,6 +80,23 @@ impl Kept {
         stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
     }
 
+    /// SIGSTOP: it stands still, and its connections with it.
+    pub fn pause(&self) {
+        kill_process(self.pid, Signal::STOP).expect("it runs");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        kill_process(self.pid, Signal::CONT).expect("it runs");
+    }
+
+    /// The most memory it has ever used, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak.and_then(|peak| peak.trim().split(' ').next()?.parse().ok()).unwrap_or_default()
+    }
+
     /// SIGKILL, and gone when this returns.
     pub fn kill(mut self) {
         self.end(Signal::KILL);

@@ -165,6 +165,12 @@ fn rsa(pair: &RsaKeyPair, padding: &'static dyn RsaEncoding, message: &[u8]) -> 
     signature
 }
 
+/// The subject `CN=name`.
+pub fn common_name(name: &str) -> Vec<u8> {
+    let attribute = der(0x30, &[der(0x06, &[0x55, 0x04, 0x03]), der(0x0c, name.as_bytes())].concat());
+    der(0x30, &der(0x31, &attribute))
+}
+
 /// One DER element.
 pub fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len().to_be_bytes();

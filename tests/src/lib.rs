@@ -16,6 +16,8 @@
 pub mod assets;
 mod bed;
 pub mod call;
+pub mod chance;
+pub mod chaos;
 pub mod checker;
 pub mod install;
 pub mod kept;

@@ -1,6 +1,8 @@
 //! A proxy between a signer and an API server that plays tricks a story asks for: a read with `resourceVersion=0` shows the past,
 //! as an API server that lags behind etcd does; a watch begins with objects that no API server would take; a write meets a
-//! conflict. Anything else goes through unchanged.
+//! conflict; and all that a network and a busy API server do ([`trouble`]). Anything else goes through unchanged.
+
+pub mod trouble;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+use crate::server::kubeconfig;
+use trouble::{Trouble, Weather};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -31,14 +36,20 @@ struct Past {
     shown: Mutex<Vec<String>>,
     planted: Mutex<BTreeMap<String, Vec<u8>>>,
     conflicts: Mutex<u32>,
+    weather: Weather,
 }
 
 impl Proxy {
     /// Listens on loopback.
     pub async fn start(client: kube::Client) -> Self {
+        Self::start_with(client, 0).await
+    }
+
+    /// The same; `seed` decides which calls trouble befalls.
+    pub async fn start_with(client: kube::Client, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let past = Arc::new(Past::default());
+        let past = Arc::new(Past { weather: Weather::new(seed), ..Past::default() });
         let task = tokio::spawn(serve(listener, client, Arc::clone(&past)));
         Self { port, past, task }
     }
@@ -48,6 +59,16 @@ impl Proxy {
         let url = format!("http://127.0.0.1:{}", self.port).parse().expect("our own address");
         podmint_devcluster::choose_crypto();
         kube::Client::try_from(kube::Config::new(url)).expect("a client can be made")
+    }
+
+    /// A kubeconfig that leads through the proxy. Whoever uses it speaks as the proxy does.
+    pub fn kubeconfig(&self) -> String {
+        kubeconfig(serde_json::json!({"server": format!("http://127.0.0.1:{}", self.port)}), serde_json::json!({}))
+    }
+
+    /// From now on this befalls the calls that go through, those under way included.
+    pub fn set(&self, trouble: Trouble) {
+        self.past.weather.set(trouble);
     }
 
     /// From now on a cached read of `path` shows this object, or that there is none.
@@ -95,10 +116,7 @@ impl Past {
 
     /// What a watch of this request is to begin with.
     fn planted_for(&self, request: &Request<Incoming>) -> Option<Vec<u8>> {
-        let is_watch = request
-            .uri()
-            .query()
-            .is_some_and(|query| query.split('&').any(|part| part == "watch=true" || part == "watch=1"));
+        let is_watch = is_watch(request);
         let resource = request.uri().path().rsplit('/').next()?;
         let planted = self.planted.lock().unwrap_or_else(PoisonError::into_inner);
         planted.get(resource).filter(|_| is_watch).cloned()
@@ -118,6 +136,11 @@ impl Past {
             None => json(StatusCode::NOT_FOUND, not_found(path)),
         })
     }
+}
+
+fn is_watch(request: &Request<Incoming>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|part| part == "watch=true" || part == "watch=1")
 }
 
 /// In the words of kube-apiserver, which names what it did not find: a 404 without a name is a path it does not know.
@@ -151,9 +174,19 @@ async fn answer(
     client: kube::Client,
     past: Arc<Past>,
 ) -> Result<Response<Body>, std::io::Error> {
+    let trouble = past.weather.pass().await?;
     if let Some(answer) = past.of(&request) {
         return Ok(answer);
     }
+    let is_watch = is_watch(&request);
+    if let Some((code, body, retry_after)) = past.weather.instead(trouble, &request, is_watch) {
+        let mut answer = json(code, body);
+        if let Some(seconds) = retry_after {
+            answer.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+        }
+        return Ok(answer);
+    }
+    let is_lost = *request.method() != Method::GET && past.weather.happens(trouble.lost);
     if past.conflicts_with(&request) {
         return Ok(json(StatusCode::CONFLICT, Bytes::from_static(CONFLICT)));
     }
@@ -166,9 +199,16 @@ async fn answer(
     parts.version = http::Version::default();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     let sent = client.send(Request::from_parts(parts, kube::client::Body::from(body.to_vec()))).await;
-    let (parts, body) = sent.map_err(std::io::Error::other)?.into_parts();
+    let (mut parts, body) = sent.map_err(std::io::Error::other)?.into_parts();
+    if is_lost {
+        // It has landed; whoever called will never know.
+        body.collect().await.map_err(std::io::Error::other)?;
+        return Err(std::io::Error::other("the reply is lost"));
+    }
+    trouble.shift_date(&mut parts.headers);
     let planted = futures::stream::iter(planted.filter(|_| parts.status.is_success()));
     let frames = planted.chain(body.into_data_stream().map_err(std::io::Error::other)).map_ok(Frame::data);
+    let frames = past.weather.over(frames, trouble.cut.filter(|_| is_watch));
     let mut answer = Response::from_parts(parts, BodyExt::boxed_unsync(StreamBody::new(frames)));
     answer.headers_mut().remove(http::header::TRANSFER_ENCODING);
     *answer.version_mut() = http::Version::HTTP_11;

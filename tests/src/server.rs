@@ -130,6 +130,19 @@ impl Kubernetes {
         self.start_api(self.settings.version).await;
     }
 
+    /// etcd forgets its history up to now. Says up to which revision.
+    pub async fn compact(&self) -> String {
+        let url = format!("http://127.0.0.1:{}", self.etcd_ports[0]).parse().expect("our own address");
+        podmint_devcluster::choose_crypto();
+        let etcd = kube::Client::try_from(kube::Config::new(url)).expect("a client can be made");
+        let all = call::post(&etcd, "/v3/kv/range", &json!({"key": "AA==", "limit": "1"})).await;
+        let revision = all.expect("etcd answers")["header"]["revision"].as_str().expect("a revision").to_owned();
+        call::post(&etcd, "/v3/kv/compaction", &json!({"revision": revision, "physical": true}))
+            .await
+            .expect("etcd compacts");
+        revision
+    }
+
     /// Ends the API server and starts it again with these flags in addition, as an administrator would.
     pub async fn restart_with(&self, flags: &[String]) {
         self.stop_api();
@@ -263,13 +276,7 @@ impl Kubernetes {
 
     fn kubeconfig_with(&self, token: &str) -> String {
         let authority = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &self.authority);
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "stories",
-            "clusters": [{"name": "stories", "cluster": {"server": self.url(), "certificate-authority-data": authority}}],
-            "users": [{"name": "stories", "user": {"token": token}}],
-            "contexts": [{"name": "stories", "context": {"cluster": "stories", "user": "stories"}}],
-        })
-        .to_string()
+        kubeconfig(json!({"server": self.url(), "certificate-authority-data": authority}), json!({"token": token}))
     }
 
     fn api(&self) -> MutexGuard<'_, Option<Kept>> {
@@ -279,6 +286,17 @@ impl Kubernetes {
 
 fn held(process: &Mutex<Option<Kept>>) -> MutexGuard<'_, Option<Kept>> {
     process.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A kubeconfig of one cluster and one user.
+pub(crate) fn kubeconfig(cluster: Value, user: Value) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "stories",
+        "clusters": [{"name": "stories", "cluster": cluster}],
+        "users": [{"name": "stories", "user": user}],
+        "contexts": [{"name": "stories", "context": {"cluster": "stories", "user": "stories"}}],
+    })
+    .to_string()
 }
 
 /// Who wrote: the impersonated user where there is one.

@@ -149,6 +149,15 @@ impl SignerPlan<'_> {
     pub async fn start_process_of(self, binary: &Path) -> SignerProcess {
         let scratch = Scratch::new();
         let Some(who) = self.stage.signer_account_name() else { panic!("the signer runs as a service account") };
+        let kubeconfig = self.stage.bed.kubeconfig(who.0, who.1).await;
+        let (arguments, port) = self.arguments(&scratch, &kubeconfig, &scratch.join("audit.jsonl"));
+        let started = Instant::now();
+        let process = Kept::start(binary, &arguments, &scratch.join("signer.log"));
+        SignerProcess { started, process, metrics: plain_client(port), scratch }
+    }
+
+    /// The command line of the shipped binary, whose files are in `folder`, and the port it will listen on.
+    pub fn arguments(&self, folder: &Scratch, kubeconfig: &str, audit: &Path) -> (Vec<String>, u16) {
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port();
         let guard = match self.guard {
             Guard::Required => "required",
@@ -156,22 +165,17 @@ impl SignerPlan<'_> {
         };
         let mut arguments = vec!["run".to_owned()];
         for (flag, value) in [
-            ("--config", scratch.write("config.yaml", &self.document()).display().to_string()),
-            (
-                "--kubeconfig",
-                scratch.write("kubeconfig", &self.stage.bed.kubeconfig(who.0, who.1).await).display().to_string(),
-            ),
+            ("--config", folder.write("config.yaml", &self.document()).display().to_string()),
+            ("--kubeconfig", folder.write("kubeconfig", kubeconfig).display().to_string()),
             ("--namespace", self.stage.signer_namespace.clone()),
             ("--listen", format!("127.0.0.1:{port}")),
-            ("--audit-log", scratch.join("audit.jsonl").display().to_string()),
-            ("--identity", self.identity),
+            ("--audit-log", audit.display().to_string()),
+            ("--identity", self.identity.clone()),
             ("--admission-guard", guard.to_owned()),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
-        let started = Instant::now();
-        let process = Kept::start(binary, &arguments, &scratch.join("signer.log"));
-        SignerProcess { started, process, metrics: plain_client(port), scratch }
+        (arguments, port)
     }
 
     /// The configuration file.
@@ -324,19 +328,19 @@ impl SignerProcess {
     }
 }
 
-fn audit(scratch: &Scratch) -> Vec<Value> {
+pub(crate) fn audit(scratch: &Scratch) -> Vec<Value> {
     let text = std::fs::read_to_string(scratch.join("audit.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-async fn metric(client: &kube::Client, name: &str, labels: &[&str]) -> f64 {
+pub(crate) async fn metric(client: &kube::Client, name: &str, labels: &[&str]) -> f64 {
     let text = call::text(client, "/metrics").await.unwrap_or_default();
     let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
     let matching = text.lines().filter(of_name).filter(|line| labels.iter().all(|label| line.contains(label)));
     matching.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-fn plain_client(port: u16) -> kube::Client {
+pub(crate) fn plain_client(port: u16) -> kube::Client {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().expect("our own address"));
     config.default_retry = false;
     podmint_devcluster::choose_crypto();

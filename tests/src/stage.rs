@@ -115,6 +115,14 @@ impl Stage {
         }
     }
 
+    /// Another namespace, for pods of the same signer.
+    pub async fn beside(&self, word: &str) -> Self {
+        let namespace = format!("{}-{word}", self.namespace);
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        made("namespace", call::post(&self.admin, "/api/v1/namespaces", &object).await);
+        Self { namespace, ..self.clone() }
+    }
+
     /// The same stage, whose requests are written through this version of `certificates.k8s.io`.
     pub fn writing(self, version: &'static str) -> Self {
         Self { requests_version: version, ..self }
