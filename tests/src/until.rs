@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// Generous, because a machine may be busy: it only decides how long a broken story takes to fail.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(20);

@@ -9,7 +9,7 @@ use super::{
     world::{World, lock},
 };
 
-const FLOOD: usize = 1_500;
+const FLOOD: usize = 600;
 
 /// The longest wait of the quiet namespace, and of the one that floods.
 async fn waits(seed: u64) -> (Duration, Duration) {
@@ -38,7 +38,7 @@ async fn waits(seed: u64) -> (Duration, Duration) {
 
 #[test]
 fn a_flood_in_one_namespace_does_not_keep_another_waiting() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         let (quiet, flood) = simulate(seed, waits(seed));
         println!("seed {seed}: the quiet one waits {quiet:?} at most, the flood {flood:?}");
         // What is in flight already goes first: as many as the limit lets.

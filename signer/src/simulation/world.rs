@@ -154,8 +154,6 @@ pub(super) struct World {
     pub(super) invalid: Mutex<Vec<String>>,
     /// When each request was answered, by name.
     pub(super) answered: Mutex<BTreeMap<String, Instant>>,
-    /// A line for each call, if somebody wants to compare.
-    pub(super) trace: Mutex<Option<Vec<String>>>,
 }
 
 impl World {
@@ -175,7 +173,6 @@ impl World {
             writes: AtomicUsize::new(0),
             invalid: Mutex::default(),
             answered: Mutex::default(),
-            trace: Mutex::default(),
         })
     }
 
@@ -237,7 +234,7 @@ impl World {
         let (parts, body) = request.into_parts();
         let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
         let (uri, method) = (parts.uri.to_string(), parts.method);
-        self.note(seat, &method, &uri);
+        *lock(&seat.calls).entry(self.begun.elapsed().as_secs()).or_default() += 1;
         let dice = self.dice_of(seat, &method, &uri);
         let trouble = seat.gate().await?;
         travel(&dice, trouble).await;
@@ -259,14 +256,6 @@ impl World {
             return Err(Broken);
         }
         Ok(self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))])))
-    }
-
-    fn note(&self, seat: &Seat, method: &Method, uri: &str) {
-        let at = self.begun.elapsed();
-        *lock(&seat.calls).entry(at.as_secs()).or_default() += 1;
-        if let Some(trace) = &mut *lock(&self.trace) {
-            trace.push(format!("{at:?} {method} {uri}"));
-        }
     }
 
     /// What befalls a call hangs on who makes it, and how often he has: not on which of two calls of one moment comes first.

@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// A storm of a minute, as in the tests.
+    /// A storm of a minute.
     Short {
         /// What decides everything that is left to chance.
         seed: u64,

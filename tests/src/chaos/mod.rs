@@ -2,8 +2,7 @@
 //! faults that a seed decides. What came of it is judged by [`checker`](crate::checker).
 //!
 //! A seed fixes which faults come, when, to whom and for how long, and what the hostile requests are. It does not fix how the operating
-//! system shares its processors: the same seed is the same storm, not the same run. What is repeatable to the last step is the
-//! simulation of `signer/src/simulation`.
+//! system shares its processors: the same seed is the same storm, not the same run. The simulation of `signer/src/simulation` comes nearer to that.
 
 pub mod fleet;
 pub mod replica;

@@ -3,6 +3,8 @@
 //! Three requests a second, of which one and a half can be answered; a request that waits for a quarter of an hour is deleted, and its
 //! pod asks anew. All a hundredth of what the reference measures on a large cluster.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a simulation, in small numbers")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -60,7 +62,7 @@ fn waits(order: &mut impl Order) -> Vec<Duration> {
         let now = start + Duration::from_millis(500) * half_second;
         let mut asks: Vec<Instant> = Vec::new();
         // Three pods ask in two halves of a second, and three requests are answered in four.
-        asks.extend(std::iter::repeat_n(now, if half_second % 2 == 0 { 2 } else { 1 }));
+        asks.extend(std::iter::repeat_n(now, if half_second.is_multiple_of(2) { 2 } else { 1 }));
         let deleted: Vec<RequestUid> =
             pending.iter().filter(|(_, (_, made))| now - *made >= DELETED).map(|(uid, _)| uid.clone()).collect();
         for uid in deleted {
