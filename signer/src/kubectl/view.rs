@@ -1,6 +1,6 @@
 //! What the signer would decide, over facts read with the user's own rights: by the very function that the signer decides by.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use time::{Duration, OffsetDateTime};
 
@@ -98,7 +98,7 @@ impl View {
 
     /// The facts, as the signer reads them when it is in doubt.
     pub(super) async fn observe(&self, claim: Arc<Claim>, services: &Services) -> Result<Observed, CannotSee> {
-        let begun = Instant::now();
+        let begun = tokio::time::Instant::now();
         let seen = self.lookup.observe(claim, Freshness::Quorum, begun, true);
         let (mut seen, holds) = tokio::try_join!(seen, self.lookup.holds(begun))
             .map_err(|error| CannotSee::Unread(error.to_string(), Chain(&*error.source).to_string()))?;

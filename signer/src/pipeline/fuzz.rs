@@ -142,6 +142,7 @@ fn decided(scene: &Scene, policy: &Arc<PodSigner>, issuer: &Issuer) -> Option<An
         node: Fact::Found(bare(&scene.node)?.into(), Freshness::Quorum),
         namespace: None,
         services: None,
+        holds: Some(Arc::default()),
     };
     match decide(seen, Means { signer: Some(policy), issuer: Some(issuer), now: NOW, serial: serial() }) {
         Decision::Answer(answer) => Some(answer),
