@@ -5,6 +5,7 @@ use std::{
     io::{IsTerminal, Write},
     net::TcpListener,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -26,7 +27,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when this fails.
+            drop(writeln!(std::io::stderr(), "podmint-signer: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<()> {
     match Arguments::parse().command {
         Command::Check(arguments) => {
             let report = read(&arguments.config, &domains(&arguments.domains)?)?.1.report();
