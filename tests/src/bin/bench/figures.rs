@@ -32,6 +32,11 @@ impl Figures {
         }
     }
 
+    /// What each program has of this figure.
+    pub(crate) fn medians(&self, figure: &str) -> Vec<(&'static str, f64)> {
+        self.0.iter().filter(|row| row.figure == figure).map(|row| (row.program, row.spread().0)).collect()
+    }
+
     /// A table for people.
     pub(crate) fn table(&self) -> String {
         let mut table = String::new();

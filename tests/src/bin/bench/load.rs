@@ -7,10 +7,11 @@ use futures::stream::{self, StreamExt as _};
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use podmint_tests::keys::{Key, KeyType};
 use podmint_tests::stage::Pod;
-use podmint_tests::{Stage, call};
+use podmint_tests::{Stage, Who, call};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Pods whose kubelets ask.
 pub(crate) struct Load {
@@ -56,6 +57,11 @@ impl Load {
         Self { stage: stage.clone(), pods: made.buffer_unordered(CALLS).collect().await }
     }
 
+    /// Where its pods are.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.stage.namespace
+    }
+
     /// Requests as fast as the API server takes them.
     pub(crate) async fn burst(&self, count: usize) -> Waits {
         let (seen, requests) = (observe(&self.stage).await, self.requests("burst", count));
@@ -76,6 +82,42 @@ impl Load {
             created.push((name, self.create(&request).await));
         }
         Waits::until_answered(begun, created, seen).await
+    }
+
+    /// Requests at twenty a second from this one's namespace, while another floods the signer from its own.
+    pub(crate) async fn steady_beside_a_flood(&self, count: usize, flooding: &Self) -> Waits {
+        tokio::select! {
+            waits = self.steady(count) => waits,
+            () = flooding.flood() => unreachable!("it goes on until it is dropped"),
+        }
+    }
+
+    /// Requests as fast as the API server takes them, without an end. Each pod keeps its key.
+    async fn flood(&self) {
+        let requests = self.requests("flood", self.pods.len());
+        let endless = stream::iter(requests.iter().cycle().enumerate()).map(async |(number, (_, request))| {
+            let mut request = request.clone();
+            request["metadata"]["name"] = Value::from(format!("flood-{number}"));
+            self.create(&request).await
+        });
+        endless.buffer_unordered(CALLS).for_each(async |_| {}).await;
+    }
+
+    /// What so many kubelets hold open: each watches the requests of its node. They end when this is dropped.
+    pub(crate) async fn kubelets(&self, count: usize) -> JoinSet<()> {
+        let mut kubelets = JoinSet::new();
+        let mut client = self.stage.admin.clone();
+        for number in 0..count {
+            if number % WATCHES_OF_A_CONNECTION == 0 {
+                client = self.stage.bed.client(&Who::Admin).await;
+            }
+            let node = format!("node-{number}.{}", self.stage.namespace);
+            let path = format!("{REQUESTS}?watch=true&fieldSelector=spec.nodeName%3D{node}");
+            let watch = http::Request::get(path).body(Vec::new()).expect("a path");
+            let mut lines = client.request_stream(watch).await.expect("requests can be watched").lines();
+            kubelets.spawn(async move { while let Ok(Some(_)) = lines.try_next().await {} });
+        }
+        kubelets
     }
 
     /// One request, made before anybody is there to answer it.
@@ -127,6 +169,11 @@ impl Waits {
         let mut waits: Vec<_> = pairs.map(|(created, answered)| answered.saturating_duration_since(*created)).collect();
         waits.sort();
         waits[(waits.len() * hundredths / 100).min(waits.len() - 1)].as_secs_f64() * 1e3
+    }
+
+    /// How much longer it took to answer all than to create all.
+    pub(crate) fn stretch(&self) -> f64 {
+        self.created_per_second() / self.answered_per_second()
     }
 
     /// From the first creation to the last answer.
@@ -192,4 +239,7 @@ const PODS_ON_A_NODE: usize = 100;
 const ACCOUNTS: usize = 10;
 /// Calls in flight, for making requests: more than a kubelet, fewer than would starve whoever answers.
 const CALLS: usize = 16;
+/// The API server lets one connection carry a hundred streams.
+const WATCHES_OF_A_CONNECTION: usize = 90;
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/podcertificaterequests";
 const LIMIT: Duration = Duration::from_mins(5);

@@ -5,7 +5,9 @@
 //! does not depend on who else uses the machine is the time that each process computes.
 //!
 //! In each round every program is started anew, on the same API server, with the same rights, for the same pods; it answers one
-//! request that waits already, then a steady trickle, then a burst, and all requests are deleted again.
+//! request that waits already, then a steady trickle, then a trickle beside another namespace's flood, then a burst, and all requests
+//! are deleted again. `--watchers 1000` adds what a thousand kubelets hold open; `--pods 10000 --burst 10000` is every pod of a hundred
+//! nodes at one time.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,12 +20,15 @@
 )]
 
 mod figures;
+mod floor;
 mod load;
 mod names;
 mod null;
+mod picture;
 mod program;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use figures::Figures;
@@ -53,9 +58,15 @@ struct Arguments {
     /// Requests at the steady rate of 20 a second.
     #[arg(long, default_value_t = 200)]
     steady: usize,
+    /// Kubelets that watch their requests all the while.
+    #[arg(long, default_value_t = 0)]
+    watchers: usize,
     /// Which programs.
-    #[arg(long, value_delimiter = ',', default_value = "null,ours,ours3")]
+    #[arg(long, value_delimiter = ',', default_value = "null,ours,ours3,go,agnhost")]
     programs: Vec<Program>,
+    /// Draws what was measured (SVG).
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// Another build of the signer; default is to build it as it is shipped.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -92,31 +103,38 @@ async fn bench(arguments: Arguments) {
     let mut figures = Figures::default();
     let size = std::fs::metadata(&binary).unwrap().len();
     figures.add("ours", "binary size", size as f64 / 1e6, "MB", Some(10.0));
+    let floor = floor::measure();
+    figures.add("floor", CPU, floor * 1e3, "ms", None);
     eprintln!("starting a control plane …");
     let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
     let stage = Stage::open(&bed, "bench").await;
     eprintln!("{} pods …", arguments.pods);
     let load = Load::make(&stage, arguments.pods).await;
+    // Another namespace, whose requests the same signer answers.
+    let quiet = Stage::open(&bed, "quiet").await.answering_for(&stage.signer_name);
+    let quiet = Load::make(&quiet, QUIET_PODS).await;
+    let _kubelets = load.kubelets(arguments.watchers).await;
     for round in 1..=arguments.rounds {
         let mut ceiling = None;
         for program in &arguments.programs {
             eprintln!("round {round}, {}", program.name());
-            let rate = measure(&arguments, &stage, &load, *program, &binary, &mut figures).await;
+            let rate = measure(&arguments, &stage, (&load, &quiet), *program, &binary, &mut figures).await;
             match ceiling {
                 None if *program == Program::Null => ceiling = Some(rate),
                 None => {}
-                Some(ceiling) => figures.add(program.name(), "burst: share of null's", rate / ceiling, "", Some(0.95)),
+                Some(ceiling) => {
+                    figures.add(program.name(), SHARE, rate / ceiling, "", (*program == Program::Ours).then_some(0.95))
+                }
             }
         }
     }
     if !arguments.json {
-        let Arguments { rounds, burst, pods, steady, .. } = arguments;
-        println!(
-            "\nKubernetes {}, {rounds} rounds: {steady} steady requests, a burst of {burst}, for {pods} pods",
-            assets::VERSIONS[0]
-        );
+        println!("\n{}", headline(&arguments));
     }
     show(&figures, arguments.json);
+    if let Some(file) = &arguments.picture {
+        std::fs::write(file, picture::draw(&figures, &headline(&arguments))).expect("the picture can be written");
+    }
 }
 
 fn show(figures: &Figures, json: bool) {
@@ -127,11 +145,19 @@ fn show(figures: &Figures, json: bool) {
     }
 }
 
+fn headline(arguments: &Arguments) -> String {
+    let Arguments { rounds, burst, pods, watchers, .. } = arguments;
+    format!(
+        "Kubernetes {}, {rounds} rounds: a burst of {burst} requests for {pods} pods, {watchers} kubelets watching",
+        assets::VERSIONS[0]
+    )
+}
+
 /// One turn of one program. Returns how many of a burst it answers in a second.
 async fn measure(
     arguments: &Arguments,
     stage: &Stage,
-    load: &Load,
+    (load, quiet): (&Load, &Load),
     program: Program,
     binary: &Path,
     figures: &mut Figures,
@@ -142,31 +168,62 @@ async fn measure(
     load.clear().await;
     let has_ca = !stage.trust_bundles().await.is_empty();
     let first = load.first().await;
-    let running = program.start(stage, binary).await;
+    let running = program.start(stage, &[load.namespace(), quiet.namespace()], binary).await;
     let start = first.answered_after(running.started).await;
     let figure =
         if has_ca || program == Program::Null { "start to first answer" } else { "start to first answer, CA made" };
     figures.add(name, figure, start, "ms", aim(250.0));
 
-    let waits = load.steady(arguments.steady).await;
-    figures.add(name, "created to answered at 20/s, p50", waits.percentile(50), "ms", aim(6.0));
-    figures.add(name, "created to answered at 20/s, p99", waits.percentile(99), "ms", aim(60.0));
-    load.clear().await;
+    if program.most() > arguments.burst {
+        let before = running.cpu();
+        tokio::time::sleep(IDLE).await;
+        figures.add(name, "idle, of a core", (running.cpu() - before) / IDLE.as_secs_f64() * 100.0, "%", aim(0.2));
 
+        let waits = load.steady(arguments.steady).await;
+        figures.add(name, "created to answered at 20/s, p50", waits.percentile(50), "ms", aim(6.0));
+        figures.add(name, "created to answered at 20/s, p99", waits.percentile(99), "ms", aim(60.0));
+        load.clear().await;
+
+        // From two namespaces at a time, and from one beside a flood: what the flood itself adds to a neighbour's wait.
+        let alone = quiet.steady(arguments.steady).await.percentile(99);
+        quiet.clear().await;
+        let beside = quiet.steady_beside_a_flood(arguments.steady, load).await.percentile(99);
+        figures.add(name, "flood next door: p99 to p99 alone", beside / alone, "x", aim(2.0));
+        load.clear().await;
+        quiet.clear().await;
+    }
+
+    let count = arguments.burst.min(program.most());
     let before = Cost::so_far(stage, &running).await;
-    let waits = load.burst(arguments.burst).await;
+    let waits = load.burst(count).await;
     let cost = Cost::so_far(stage, &running).await;
-    let each = |after: f64, before: f64| (after - before) / arguments.burst as f64;
-    figures.add(name, "burst: answered", waits.answered_per_second(), "/s", None);
+    let each = |after: f64, before: f64| (after - before) / count as f64;
+    figures.add(name, RATE, waits.answered_per_second(), "/s", None);
     figures.add(name, "burst: created", waits.created_per_second(), "/s", None);
-    figures.add(name, "burst: created to answered, p99", waits.percentile(99), "ms", None);
-    figures.add(name, "CPU for each", each(cost.own, before.own) * 1e3, "ms", aim(0.3));
+    figures.add(name, "burst: time to all answered to all created", waits.stretch(), "x", aim(1.05));
+    for hundredths in [50, 99, 100] {
+        let figure = match hundredths {
+            50 => "burst: created to answered, p50",
+            99 => "burst: created to answered, p99",
+            _ => "burst: created to answered, longest",
+        };
+        figures.add(name, figure, waits.percentile(hundredths), "ms", None);
+    }
+    figures.add(name, CPU, each(cost.own, before.own) * 1e3, "ms", aim(0.3));
     figures.add(name, "CPU of API server and etcd for each", each(cost.server, before.server) * 1e3, "ms", None);
     figures.add(name, "calls to the API server for each", each(cost.calls, before.calls) - 1.0, "", None);
-    figures.add(name, "peak memory", running.peak(), "MiB", aim(16.0));
+    figures.add(name, MEMORY, running.peak(), "MiB", aim(16.0));
     running.stop();
     waits.answered_per_second()
 }
+
+/// Figures that the picture shows.
+const RATE: &str = "burst: answered";
+const SHARE: &str = "burst: share of null's";
+const CPU: &str = "CPU for each";
+const MEMORY: &str = "peak memory";
+const IDLE: Duration = Duration::from_secs(10);
+const QUIET_PODS: usize = 100;
 
 /// What was used so far.
 struct Cost {

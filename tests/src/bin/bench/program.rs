@@ -6,6 +6,7 @@ use std::time::Instant;
 use podmint_tests::kept::{Kept, Scratch};
 use podmint_tests::signer::SignerProcess;
 use podmint_tests::{Stage, assets};
+use serde_json::json;
 
 /// Who answers.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +17,10 @@ pub(crate) enum Program {
     Ours,
     /// Three replicas of it.
     Ours3,
+    /// A plain signer in Go: client-go without its throttle, 16 workers.
+    Go,
+    /// Upstream's test signer, whose client throttles itself to five a second.
+    Agnhost,
 }
 
 /// A program that runs, in one or more processes.
@@ -34,32 +39,73 @@ impl Program {
             Self::Null => "null",
             Self::Ours => "ours",
             Self::Ours3 => "ours, 3 replicas",
+            Self::Go => "plain Go",
+            Self::Agnhost => "agnhost (5/s)",
         }
     }
 
-    /// Starts it. It may not be ready yet.
-    pub(crate) async fn start(self, stage: &Stage, binary: &Path) -> Running {
+    /// More would only show the throttle for longer.
+    pub(crate) const fn most(self) -> usize {
+        match self {
+            Self::Agnhost => 200,
+            Self::Null | Self::Ours | Self::Ours3 | Self::Go => usize::MAX,
+        }
+    }
+
+    /// Starts it, to answer for all of these namespaces. It may not be ready yet.
+    pub(crate) async fn start(self, stage: &Stage, namespaces: &[&str], binary: &Path) -> Running {
         let scratch = Scratch::new();
         let (mut signers, mut others, mut started) = (Vec::new(), Vec::new(), None);
-        let replicas: &[&str] = match self {
-            Self::Null => &[],
-            Self::Ours => &["replica-a"],
-            Self::Ours3 => &["replica-a", "replica-b", "replica-c"],
-        };
-        for replica in replicas {
-            let signer = stage.a_signer().called(replica).start_process_of(binary).await;
+        let allow = json!([{"name": "all", "namespaces": namespaces, "serviceAccounts": ["*"]}]);
+        for replica in self.replicas() {
+            let signer = stage.a_signer().with("allow", allow.clone()).called(replica).start_process_of(binary).await;
             started.get_or_insert(signer.started());
             signers.push(signer);
         }
-        if self == Self::Null {
+        if let Some(program) = self.other() {
             let (namespace, name) = stage.signer_account_name().expect("the signer runs as a service account");
             let kubeconfig = scratch.write("kubeconfig", &stage.bed.kubeconfig(namespace, name).await);
-            let arguments = ["null".to_owned(), kubeconfig.display().to_string(), stage.signer_name.clone()];
-            let this = std::env::current_exe().expect("a process knows its file");
+            let arguments = self.arguments(&kubeconfig.display().to_string(), &stage.signer_name);
             started = Some(Instant::now());
-            others.push(Kept::start(&this, &arguments, &scratch.join("null.log")));
+            others.push(Kept::start(&program, &arguments, &scratch.join("log")));
         }
         Running { started: started.unwrap_or_else(Instant::now), signers, others, _scratch: scratch }
+    }
+
+    const fn replicas(self) -> &'static [&'static str] {
+        match self {
+            Self::Null | Self::Go | Self::Agnhost => &[],
+            Self::Ours => &["replica-a"],
+            Self::Ours3 => &["replica-a", "replica-b", "replica-c"],
+        }
+    }
+
+    /// The file of a program that is not ours.
+    fn other(self) -> Option<PathBuf> {
+        match self {
+            Self::Null => Some(std::env::current_exe().expect("a process knows its file")),
+            Self::Go => Some(assets::go_program("plain-signer")),
+            Self::Agnhost => Some(assets::go_program("agnhost")),
+            Self::Ours | Self::Ours3 => None,
+        }
+    }
+
+    fn arguments(self, kubeconfig: &str, signer_name: &str) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self::Null => &["null", kubeconfig, signer_name],
+            Self::Go => &[kubeconfig, signer_name],
+            Self::Agnhost => &[
+                "podcertificatesigner",
+                "--kubeconfig",
+                kubeconfig,
+                "--signer-name",
+                signer_name,
+                "--cluster-dns-domain",
+                "cluster.local",
+            ],
+            Self::Ours | Self::Ours3 => &[],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
     }
 }
 
