@@ -87,7 +87,8 @@ func answer(client kubernetes.Interface, ca authority, request *certificates.Pod
 		return err
 	}
 	now := time.Now().Truncate(time.Second)
-	begin, end, refresh := now.Add(-5*time.Minute), now.Add(lifetime), now.Add(lifetime/2)
+	begin := now.Add(-5 * time.Minute)
+	end, refresh := begin.Add(lifetime), now.Add(lifetime/2)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial,
 		NotBefore:    begin,
