@@ -77,7 +77,7 @@ async fn put(stage: &Stage, change: impl Fn(&Signing) -> Option<(Put, OffsetDate
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).expect("the system gives random bytes");
     let serial = SerialNumber::from_random(random);
-    let makings = Makings { trust_domain: &trust_domain, domains: &domains, now, serial };
+    let makings = Makings { trust_domain: &trust_domain, domains: &domains, now, serial, trusted: "" };
     let made = make::signing(&put, Some(&before), Some(&roots), &makings).ok()?;
     let data: BTreeMap<String, ByteString> = made.data().expect("a plan can be written");
     let change = json!({"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "data": data});
