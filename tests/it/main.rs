@@ -14,7 +14,6 @@ mod administrator;
 mod attack;
 mod bind;
 mod ca;
-mod chaos;
 mod doctor;
 mod down;
 mod dumps;
