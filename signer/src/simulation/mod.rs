@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     laws::Outcome,
-    world::{Dice, Seat, Trouble, World, lock},
+    world::{Dice, Seat, Trouble, World},
 };
 use crate::{
     audit::Sink,
