@@ -63,9 +63,12 @@ impl Live {
         {
             return false;
         }
+        let before = self.keys.get(&key).copied().filter(|holder| holder.pod == pod);
         let known = self.known(request, signer);
         known.key = Some(key);
-        let served = known.chain.is_some();
+        // A pod may ask again with its key: that it was served, and since when it has the key, stays.
+        let served = known.chain.is_some() || before.is_some_and(|holder| holder.served);
+        let created = before.map_or(created, |holder| holder.created.min(created));
         self.keys.insert(key, Holder { request, pod, created, served });
         true
     }
@@ -210,6 +213,15 @@ mod tests {
     fn one_pod_may_ask_twice_with_one_key() {
         let mut live = Live::default();
         assert!(claim(&mut live, "k", "r1", "p1", 10) && claim(&mut live, "k", "r2", "p1", 11));
+    }
+
+    #[test]
+    fn a_pod_that_asks_again_does_not_lose_its_key_to_another() {
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r1", "p1", 10));
+        live.note_chain(&uid("r1"), 0, "chain");
+        assert!(claim(&mut live, "k", "r3", "p1", 12));
+        assert!(!claim(&mut live, "k", "r2", "p2", 11));
     }
 
     #[test]
