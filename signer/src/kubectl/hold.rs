@@ -245,9 +245,12 @@ impl Shown for Standing {
     fn to_json(&self) -> Value {
         let holds = self.holds.iter().map(|(hold, valid)| {
             let mut object = hold.to_json();
-            match valid {
-                Ok(valid) => object["stillValid"] = valid.to_json(),
-                Err(why) => object["notSeen"] = json!(why),
+            let (field, value) = match valid {
+                Ok(valid) => ("stillValid", valid.to_json()),
+                Err(why) => ("notSeen", json!(why)),
+            };
+            if let Some(fields) = object.as_object_mut() {
+                fields.insert(field.to_owned(), value);
             }
             object
         });
