@@ -191,7 +191,7 @@ on_every_bed! {
             assert_eq!((&line["rule"], hours), (&json!(format!("rule-{letter}")), if *letter == "a" { 2 } else { 3 }), "{line}");
         }
         // `b` is in force, as a certificate by it has shown: nothing more for `a`.
-        let late: Vec<Request> = vec![stage.request_for(&pods[0]).make().await, stage.request_for(&pods[0]).make().await];
+        let late = [stage.request_for(&pods[0]).make().await, stage.request_for(&pods[0]).make().await];
         stage.issued(&stage.request_for(&pods[1]).make().await).await;
         none_is_answered(&stage, &late).await;
         signer.stop().await;

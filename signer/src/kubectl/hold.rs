@@ -244,13 +244,13 @@ impl Shown for Standing {
 
     fn to_json(&self) -> Value {
         let holds = self.holds.iter().map(|(hold, valid)| {
-            let mut object = hold.to_json();
-            let (field, value) = match valid {
+            let (key, value) = match valid {
                 Ok(valid) => ("stillValid", valid.to_json()),
                 Err(why) => ("notSeen", json!(why)),
             };
+            let mut object = hold.to_json();
             if let Some(fields) = object.as_object_mut() {
-                fields.insert(field.to_owned(), value);
+                fields.insert(key.to_owned(), value);
             }
             object
         });

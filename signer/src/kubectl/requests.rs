@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Installation,
-    doctor::list,
+    doctor::{list, text},
     shown::{Shown, age, table},
     view::{CannotSee, View, unread},
 };
@@ -92,10 +92,10 @@ pub async fn pending(
 async fn states(view: &View) -> BTreeMap<String, String> {
     let objects: Vec<Value> = list(&view.calls, PODSIGNERS).await.unwrap_or_default();
     let read = |object: &Value| {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        let ready = object.pointer("/status/conditions")?.as_array()?.iter().find(|one| one["type"] == "Ready")?;
-        let message = ready["message"].as_str()?.to_owned();
-        (text("/status/state")? != "Issuing").then_some((text("/spec/signerName")?.to_owned(), message))
+        let conditions = object.pointer("/status/conditions")?.as_array()?;
+        let ready = conditions.iter().find(|one| text(one, "/type") == "Ready")?;
+        let waits = text(object, "/status/state") != "Issuing";
+        waits.then(|| (text(object, "/spec/signerName").to_owned(), text(ready, "/message").to_owned()))
     };
     objects.iter().filter_map(read).collect()
 }
@@ -127,13 +127,13 @@ async fn look(
     };
     let Ok(target) = object.target() else { return Ok(None) };
     let created = object.created().map_or(0, jiff::Timestamp::as_second);
-    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+    let word = |word: Option<&str>| word.unwrap_or_default().to_owned();
     Ok(Some(Request {
         namespace: target.namespace.to_string(),
         name: target.name.to_string(),
-        pod: text(object.spec.pod_name.text()),
-        node: text(object.spec.node_name.text()),
-        signer: text(object.signer_name()),
+        pod: word(object.spec.pod_name.text()),
+        node: word(object.spec.node_name.text()),
+        signer: word(object.signer_name()),
         seconds: view.now()?.unix_timestamp().saturating_sub(created).max(0),
         answer,
         reason,

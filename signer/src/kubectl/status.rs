@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Installation,
-    doctor::{list, time_of},
+    doctor::{list, text, time_of},
     shown::{Shown, age, plain, table},
     view::{CannotSee, calls, not_allowed, unread},
 };
@@ -88,21 +88,20 @@ pub async fn status(config: kube::Config, installation: &Installation) -> Result
 
 impl Signer {
     fn read(object: &Value, pending: &BTreeMap<String, usize>) -> Self {
-        let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let conditions = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
-        let trouble = conditions.filter(|one| {
-            (one["type"] == "Ready" && one["status"] == "False")
-                || (one["type"] == "Degraded" && one["status"] == "True")
+        let word = |at: &str| text(object, at).to_owned();
+        let mut conditions = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        let trouble = conditions.find(|one| {
+            matches!((text(one, "/type"), text(one, "/status")), ("Ready", "False") | ("Degraded", "True"))
         });
-        let message = trouble.filter_map(|one| one["message"].as_str()).next().unwrap_or_default().to_owned();
-        let signer_name = text("/spec/signerName");
+        let message = trouble.map(|one| text(one, "/message").to_owned()).unwrap_or_default();
+        let signer_name = word("/spec/signerName");
         let pending = pending.get(&signer_name).copied().unwrap_or_default();
         Self {
-            name: text("/metadata/name"),
+            name: word("/metadata/name"),
             signer_name,
-            state: text("/status/state"),
-            usable_until: text("/status/authority/usableUntil"),
-            phase: text("/status/authority/phase"),
+            state: word("/status/state"),
+            usable_until: word("/status/authority/usableUntil"),
+            phase: word("/status/authority/phase"),
             pending,
             message,
         }
