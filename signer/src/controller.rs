@@ -57,8 +57,6 @@ pub(crate) struct Controller {
     stored: usize,
     turned_away: bool,
     limit: Limit,
-    /// The last listing of each signer that has ended.
-    listed: HashMap<usize, u64>,
     walks: JoinSet<Walked>,
     flying: HashMap<Id, RequestUid>,
     rate: Rate,
@@ -93,7 +91,6 @@ impl Controller {
             stored: 0,
             turned_away: false,
             limit: Limit::new(),
-            listed: HashMap::new(),
             walks: JoinSet::new(),
             flying: HashMap::new(),
             rate: Rate::default(),
@@ -152,12 +149,6 @@ impl Controller {
             && let Some(uid) = self.queue.take(age, now)
         {
             let Some(item) = self.queue.get(&uid) else { continue };
-            // An earlier request with the same key may come later in the same listing.
-            if self.listed.get(&item.signer).is_none_or(|ended| *ended < item.round) {
-                let until = now.checked_add(UNLISTED).unwrap_or(now);
-                self.queue.settle(&uid, Next::Wait { until, awaits: Awaits::Listing });
-                continue;
-            }
             let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(now)));
             self.flying.insert(handle.id(), uid);
             room = room.saturating_sub(1);
@@ -194,7 +185,6 @@ impl Controller {
     fn follow_roster(&mut self) {
         let roster = self.parts.roster.clone();
         self.untraced.retain(|(signer, ..)| roster.knows(*signer));
-        self.listed.retain(|signer, _| roster.knows(*signer));
         for item in self.queue.sweep(u64::MAX, |item| !roster.knows(item.signer)) {
             self.stored = self.stored.saturating_sub(item.weight());
         }
@@ -219,8 +209,6 @@ impl Controller {
                 }
                 self.parts.live().sweep(signer, round);
                 self.parts.roster.listed(signer);
-                self.listed.insert(signer, round);
-                self.queue.wake(Awaits::Listing);
             }
         }
     }
@@ -254,7 +242,7 @@ impl Controller {
                     return;
                 }
                 let age = self.parts.age(object.created());
-                let item = Item::new(signer, round, version, target.clone(), object, age, self.stored < STORE);
+                let item = Item::new(signer, version, target.clone(), object, age, self.stored < STORE);
                 self.stored = self.stored.saturating_add(item.weight());
                 self.queue.add(&target.uid, target.namespace.as_str(), item, round, Instant::now());
             }
@@ -435,8 +423,6 @@ const SILENCE: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(30);
 /// How often a standby looks whether somebody should be stood in for.
 const GLANCE: Duration = Duration::from_millis(100);
-/// Longer than any listing; when one ends it is told.
-const UNLISTED: Duration = Duration::from_mins(10);
 const FAULT: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 /// An object that panicked once will do so again, unless it was bad luck.
 const PANICKED: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(5) };

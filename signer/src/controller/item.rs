@@ -19,8 +19,6 @@ use crate::{
 /// A request in the queue.
 pub(crate) struct Item {
     pub(crate) signer: usize,
-    /// The listing that first showed it, or that it came after.
-    pub(crate) round: u64,
     target: Target,
     version: Version,
     /// None when there was no room for it: then it is read again when its turn comes.
@@ -51,7 +49,6 @@ pub(crate) struct Job {
 impl Item {
     pub(crate) fn new(
         signer: usize,
-        round: u64,
         version: Version,
         target: Target,
         object: RequestObject,
@@ -60,7 +57,6 @@ impl Item {
     ) -> Self {
         Self {
             signer,
-            round,
             target,
             version,
             object: keep.then(|| Arc::new(object)),

@@ -28,8 +28,6 @@ pub(crate) enum Awaits {
     Guard,
     /// The PodSigner.
     Policy,
-    /// The end of the listing that first showed it.
-    Listing,
 }
 
 /// What becomes of a request after a walk.
