@@ -32,7 +32,7 @@ use self::{
 use crate::{
     authority::Origin,
     cluster::{
-        lease::Standing,
+        lease::{Right, Standing},
         versions::Version,
         watch::News,
         wire::{RequestObject, State},
@@ -62,15 +62,34 @@ pub(crate) struct Controller {
     rate: Rate,
     /// Issued requests that came by before we knew our own roots.
     untraced: Vec<(usize, RequestUid, Version, Box<RequestObject>)>,
-    /// When somebody else was last seen to answer, and when we last answered in his place.
     progress: Progress,
 }
 
 /// What a replica that is not first knows of the one that is.
 #[derive(Debug, Default)]
 struct Progress {
+    /// When somebody else was last seen to answer.
     others: Option<Instant>,
-    ours: Option<Instant>,
+    /// Since when we would see it.
+    open: Option<Instant>,
+    /// The longest that a request waited which he answered lately, and when that was.
+    slowest: Option<(Duration, Instant)>,
+}
+
+impl Progress {
+    /// Somebody else answered what we have known for so long.
+    fn note(&mut self, known: Duration, now: Instant) {
+        self.others = Some(now);
+        let lately = self.slowest.filter(|(_, at)| now.saturating_duration_since(*at) < STUCK);
+        if lately.is_none_or(|(slowest, _)| slowest <= known) {
+            self.slowest = Some((known, now));
+        }
+    }
+
+    /// The last sign of life of the one who has been first since then; none while we would not see any.
+    fn last_sign(&self, since: Instant) -> Option<Instant> {
+        Some(self.open?.max(since).max(self.others.unwrap_or(since)))
+    }
 }
 
 impl Controller {
@@ -121,7 +140,7 @@ impl Controller {
                     self.trace_the_rest();
                 }
                 Ok(()) = roster.changed() => self.follow_roster(),
-                Ok(()) = self.standing.changed() => self.progress = Progress::default(),
+                Ok(()) = self.standing.changed() => self.queue.wake(Awaits::Turn),
                 Some(joined) = self.walks.join_next_with_id() => self.land(joined),
                 Some((signer, news)) = self.news.recv() => self.hear(signer, news),
             }
@@ -144,37 +163,39 @@ impl Controller {
     fn dispatch(&mut self) {
         let now = Instant::now();
         let mut room = self.limit.room(self.walks.len(), now);
-        let age = self.patience(now);
+        let (age, right) = self.patience(now);
         while room > 0
             && let Some(uid) = self.queue.take(age, now)
         {
             let Some(item) = self.queue.get(&uid) else { continue };
-            let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(now)));
+            let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(right, now)));
             self.flying.insert(handle.id(), uid);
             room = room.saturating_sub(1);
         }
     }
 
-    /// How long a request must have been pending before we answer it: not at all when we are first, or while we stand in for one
-    /// who shows no sign of life; a second while he is silent; and long while he answers others.
-    fn patience(&self, now: Instant) -> Duration {
-        if *self.standing.borrow() == Standing::First {
-            return Duration::ZERO;
+    /// How long a request must have been pending before we walk it, and by what right: at once when we are first; after a second when
+    /// the first shows no sign of life; and when he has passed it over. Under a long backlog a request is not passed over because it
+    /// has waited for half a minute, but only when it has waited for much longer than those that are answered.
+    fn patience(&self, now: Instant) -> (Duration, Right) {
+        let standing = *self.standing.borrow();
+        if standing.is_first() {
+            return (Duration::ZERO, Right::First);
         }
-        let pace = self.parts.pace;
-        let alive = self.progress.others.is_some_and(|seen| now.saturating_duration_since(seen) < pace.of(SILENCE));
-        match (alive, self.progress.ours) {
-            (true, _) => pace.of(STUCK),
-            (false, Some(ours)) if self.progress.others.is_none_or(|others| others < ours) => Duration::ZERO,
-            (false, _) => pace.of(SILENCE),
+        let (pace, since) = (self.parts.pace, standing.since());
+        let sign = self.progress.last_sign(since);
+        if sign.is_some_and(|sign| now.saturating_duration_since(sign) >= pace.of(SILENCE)) {
+            return (pace.of(SILENCE), Right::StandIn(since));
         }
+        let slowest = self.progress.slowest.map_or(Duration::ZERO, |(slowest, _)| slowest);
+        (pace.of(STUCK).saturating_add(slowest.saturating_mul(2)), Right::PassedOver)
     }
 
     /// When something is to be done although nothing happens.
     fn due(&self) -> Option<Instant> {
         let now = Instant::now();
         // A standby looks at what is ready again and again, for there it is time alone that makes a request its business.
-        let idle = (*self.standing.borrow() == Standing::Behind && self.queue.len() > 0)
+        let idle = (!self.standing.borrow().is_first() && self.queue.len() > 0)
             .then(|| now.checked_add(self.parts.pace.of(GLANCE)))
             .flatten();
         let quiet = self.limit.quiet_until().filter(|until| *until > now);
@@ -210,6 +231,7 @@ impl Controller {
                 self.parts.live().sweep(signer, round);
                 self.parts.roster.listed(signer);
             }
+            News::Open => self.progress.open = Some(Instant::now()),
         }
     }
 
@@ -256,9 +278,18 @@ impl Controller {
 
     /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment.
     fn answered(&mut self, uid: &RequestUid) {
-        if !self.flying.values().any(|flying| flying == uid) && self.drop_from_queue(uid) {
-            self.progress.others = Some(Instant::now());
+        if self.flying.values().any(|flying| flying == uid) {
+            return;
         }
+        if let Some(item) = self.drop_from_queue(uid) {
+            self.beaten(item.known(Instant::now()));
+        }
+    }
+
+    /// Somebody else answered this.
+    fn beaten(&mut self, known: Duration) {
+        self.progress.note(known, Instant::now());
+        self.parts.desk.beaten();
     }
 
     /// Looks at a certificate that was issued under our signer name, whoever wrote it.
@@ -320,14 +351,12 @@ impl Controller {
         let now = Instant::now();
         match &walked.overload {
             Some(error) => {
+                self.parts.desk.failed();
                 if self.limit.met(error, now) {
                     self.parts.metrics.overload.inc();
                 }
             }
             None => self.limit.kept_up(walked.took, self.walks.len(), now),
-        }
-        if *self.standing.borrow() == Standing::Behind && matches!(walked.ended, Ended::Answered) {
-            self.progress.ours = Some(now);
         }
         let next = match walked.ended {
             Ended::Answered => {
@@ -337,14 +366,20 @@ impl Controller {
                 Next::Leave
             }
             Ended::Lost => {
-                self.progress.others = Some(now);
+                if let Some(known) = self.queue.get(uid).map(|item| item.known(now)) {
+                    self.beaten(known);
+                }
                 Next::Leave
             }
             Ended::Gone => Next::Leave,
+            Ended::Left => {
+                let until = now.checked_add(self.parts.pace.of(SILENCE)).unwrap_or(now);
+                Next::Wait { until, awaits: Awaits::Turn }
+            }
             Ended::Held { hold, pod } => {
                 let awaits = item::awaits(&hold);
                 self.because(uid, hold.label());
-                let first = *self.standing.borrow() == Standing::First;
+                let first = self.standing.borrow().is_first();
                 if let (true, Some(item)) = (first, self.queue.get_mut(uid)) {
                     item.tell(&self.parts, &hold, pod, now);
                 }
@@ -380,10 +415,10 @@ impl Controller {
         }
     }
 
-    fn drop_from_queue(&mut self, uid: &RequestUid) -> bool {
-        let Some(item) = self.queue.remove(uid) else { return false };
+    fn drop_from_queue(&mut self, uid: &RequestUid) -> Option<Item> {
+        let item = self.queue.remove(uid)?;
         self.stored = self.stored.saturating_sub(item.weight());
-        true
+        Some(item)
     }
 
     fn tick(&mut self) {
@@ -397,7 +432,7 @@ impl Controller {
         metrics.in_flight_limit.set(i64::try_from(self.limit.at_a_time()).unwrap_or(i64::MAX));
         let oldest = self.queue.items().map(|item| item.age(now)).max().unwrap_or_default();
         metrics.oldest_pending_seconds.set(oldest.as_secs_f64());
-        metrics.first.set(i64::from(*self.standing.borrow() == Standing::First));
+        metrics.first.set(i64::from(self.standing.borrow().is_first()));
         metrics.requests_per_second.set(self.rate.tick());
         if self.turned_away && self.queue.len() < MOST_KEPT / 2 {
             self.turned_away = false;

@@ -129,7 +129,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     }
 
     let guard_state = watch::Sender::new(GuardState::Unknown);
-    let standing = watch::Sender::new(Standing::Behind);
+    let standing = watch::Sender::new(Standing::behind());
     let changes = watch::Sender::new(());
     let refill = Arc::new(Notify::new());
     let (news_in, news) = mpsc::channel(NEWS);
@@ -200,14 +200,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     };
     tasks.spawn(named(MAY_END, lookout.run()));
     tasks.spawn(named(MAY_END, writer.run()));
-    let turn = Turn {
-        calls: calls.clone(),
-        namespace: namespace.clone(),
-        identity: identity.clone(),
-        pace,
-        standing: standing.clone(),
-        stop: stop.clone(),
-    };
+    let (turn, desk) = Turn::new(calls.clone(), &namespace, &identity, pace, standing.clone(), stop.clone());
     let turn = tokio::spawn(turn.run());
 
     let parts = Arc::new(Parts {
@@ -222,6 +215,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         notices,
         metrics,
         pace,
+        desk,
         live: Mutex::new(Live::default()),
         holds: Mutex::default(),
     });

@@ -1,26 +1,107 @@
 //! Says which replica answers first. Only tidiness rests on it: two replicas that both believe to be first lose races, nothing
 //! else, for an answer is final once it is written.
+//!
+//! Whoever stands in for a silent first takes the Lease before he writes, so that of two who would stand in one does, and the silent one
+//! learns of it when he comes back: by his own watch, for a Lease that he has not renewed for a while counts for nothing until he has
+//! looked again. All of that costs calls only when something is wrong.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::calls::{CallError, Calls};
 use crate::{chain::Chain, pace::Pace};
 
 /// Who answers first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// This replica does.
+    /// This replica does: until then; where there are no Leases, without end.
+    First { until: Option<Instant> },
+    /// Another one does, or we do not know yet; since when it has been the same one.
+    Behind { since: Instant },
+}
+
+impl Standing {
+    pub(crate) fn behind() -> Self {
+        Self::Behind { since: Instant::now() }
+    }
+
+    pub(crate) fn is_first(self) -> bool {
+        match self {
+            Self::First { until } => until.is_none_or(|until| Instant::now() < until),
+            Self::Behind { .. } => false,
+        }
+    }
+
+    /// Since when we have not been first.
+    pub(crate) fn since(self) -> Instant {
+        match self {
+            Self::First { until } => until.unwrap_or_else(Instant::now),
+            Self::Behind { since } => since,
+        }
+    }
+}
+
+/// By what right a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// We are first.
     First,
-    /// Another one does, or we do not know yet.
-    #[default]
-    Behind,
+    /// The one who has been first since then is silent. We must be first ourselves before we write.
+    StandIn(Instant),
+    /// The first answers others and not this one.
+    PassedOver,
+}
+
+/// Where walks and the controller ask.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    standing: watch::Receiver<Standing>,
+    asks: mpsc::Sender<(Right, oneshot::Sender<bool>)>,
+    doubts: Arc<Notify>,
+    pace: Pace,
+}
+
+impl Desk {
+    /// Whether an answer may be written by this right. Who cannot be told, because the Lease cannot be read, writes: nothing rests on it.
+    pub(crate) async fn may_answer(&self, right: Right) -> bool {
+        if right == Right::PassedOver || self.standing.borrow().is_first() {
+            return true;
+        }
+        let (reply, told) = oneshot::channel();
+        if self.asks.send((right, reply)).await.is_err() {
+            return true;
+        }
+        matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true)) | Ok(Err(_)) | Err(_))
+    }
+
+    /// Somebody else has answered although we are first: the Lease is looked at.
+    pub(crate) fn beaten(&self) {
+        self.doubt(NEW);
+    }
+
+    /// A call failed. Others may answer while we cannot.
+    pub(crate) fn failed(&self) {
+        self.doubt(RETRY);
+    }
+
+    /// Unless the last look is younger than this.
+    fn doubt(&self, age: Duration) {
+        let left = self.pace.of(FRESH.saturating_sub(age));
+        if let Standing::First { until: Some(until) } = *self.standing.borrow()
+            && until.saturating_duration_since(Instant::now()) < left
+        {
+            self.doubts.notify_one();
+        }
+    }
 }
 
 /// Takes, renews and gives back the Lease.
@@ -31,6 +112,8 @@ pub(crate) struct Turn {
     pub(crate) pace: Pace,
     pub(crate) standing: watch::Sender<Standing>,
     pub(crate) stop: CancellationToken,
+    asks: mpsc::Receiver<(Right, oneshot::Sender<bool>)>,
+    doubts: Arc<Notify>,
 }
 
 /// What we saw of another holder, and when it last changed. Its own times are not compared with ours.
@@ -39,65 +122,140 @@ struct Seen {
     since: Instant,
 }
 
+/// What came of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The Lease is ours.
+    Ours,
+    /// It is another one's, who has had it since before the last look.
+    Known,
+    /// It is another one's, who has just taken it.
+    New,
+}
+
 impl Turn {
-    pub(crate) async fn run(self) {
+    /// And where to ask.
+    pub(crate) fn new(
+        calls: Calls,
+        namespace: &str,
+        identity: &str,
+        pace: Pace,
+        standing: watch::Sender<Standing>,
+        stop: CancellationToken,
+    ) -> (Self, Desk) {
+        let ((ask, asks), doubts) = (mpsc::channel(ASKS), Arc::new(Notify::new()));
+        let desk = Desk { standing: standing.subscribe(), asks: ask, doubts: Arc::clone(&doubts), pace };
+        let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
+        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts }, desk)
+    }
+
+    pub(crate) async fn run(mut self) {
         let mut seen: Option<Seen> = None;
-        let mut last_good = Instant::now();
+        let mut next = Instant::now();
         loop {
-            match self.look(&mut seen).await {
-                Ok(standing) => {
-                    last_good = Instant::now();
-                    self.stand(standing);
-                }
-                // Where there are no Leases for us, there is no order to keep; then we simply answer.
-                Err(error) if error.is_forbidden() || error.is_unserved() => {
-                    tracing::debug!(error = %Chain(&error), "no lease: answering without waiting for a turn");
-                    self.stand(Standing::First);
-                }
-                Err(error) => {
-                    tracing::debug!(error = %Chain(&error), "could not renew the lease");
-                    if last_good.elapsed() > self.pace.of(LASTS) {
-                        self.stand(Standing::Behind);
-                    }
-                }
-            }
-            tokio::select! {
+            let pause = tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = self.pace.pause(RENEW) => {}
-            }
+                Some((right, reply)) = self.asks.recv() => {
+                    let may = self.allow(right, &mut seen).await;
+                    if reply.send(may).is_err() {
+                        tracing::debug!("a walk did not wait to be told whether it may answer");
+                    }
+                    continue;
+                }
+                () = self.doubts.notified() => self.renew(&mut seen, false).await,
+                () = sleep_until(next) => self.renew(&mut seen, false).await,
+            };
+            // What failed is tried again sooner: until then it is not known who is first.
+            let pause = if pause.is_some() { RENEW } else { RETRY };
+            let now = Instant::now();
+            next = now.checked_add(self.pace.of(pause)).unwrap_or(now);
         }
-        if *self.standing.borrow() == Standing::First
+        if matches!(*self.standing.borrow(), Standing::First { .. })
             && let Err(error) = self.give_back().await
         {
             tracing::debug!(error = %Chain(&error), "could not give the lease back; it will run out");
         }
     }
 
-    fn stand(&self, standing: Standing) {
-        let changed = self.standing.send_if_modified(|before| std::mem::replace(before, standing) != standing);
-        if changed {
-            tracing::info!(
-                identity = self.identity,
-                first = standing == Standing::First,
-                "who answers first has changed"
-            );
+    async fn allow(&self, right: Right, seen: &mut Option<Seen>) -> bool {
+        let standing = *self.standing.borrow();
+        if standing.is_first() {
+            return true;
+        }
+        let takes = match right {
+            // Only from the one whose silence was noticed.
+            Right::StandIn(since) if standing.since() == since => true,
+            // We were, and are not sure that we still are.
+            Right::First if matches!(standing, Standing::First { .. }) => false,
+            Right::First | Right::StandIn(_) | Right::PassedOver => return false,
+        };
+        self.renew(seen, takes).await.is_none_or(|found| found == Found::Ours)
+    }
+
+    /// Looks, and says what it found, if it could.
+    async fn renew(&self, seen: &mut Option<Seen>, takes: bool) -> Option<Found> {
+        let begun = Instant::now();
+        match self.look(seen, takes).await {
+            Ok(found) => {
+                self.stand(found, begun);
+                Some(found)
+            }
+            // Where there are no Leases for us, there is no order to keep; then we simply answer.
+            Err(error) if error.is_forbidden() || error.is_unserved() => {
+                tracing::debug!(error = %Chain(&error), "no lease: answering without waiting for a turn");
+                self.standing.send_replace(Standing::First { until: None });
+                Some(Found::Ours)
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "could not renew the lease");
+                self.standing.send_if_modified(|standing| {
+                    if let Standing::First { until: Some(until) } = standing {
+                        *until = begun.min(*until);
+                    }
+                    false
+                });
+                None
+            }
         }
     }
 
-    async fn look(&self, seen: &mut Option<Seen>) -> Result<Standing, CallError> {
+    fn stand(&self, found: Found, begun: Instant) {
+        let (mut is_first, mut was_first) = (false, false);
+        self.standing.send_if_modified(|standing| {
+            let before = *standing;
+            *standing = match (found, before) {
+                (Found::Ours, _) => Standing::First { until: begun.checked_add(self.pace.of(FRESH)) },
+                (Found::Known, Standing::Behind { .. }) => before,
+                (Found::Known | Found::New, _) => Standing::behind(),
+            };
+            was_first = matches!(before, Standing::First { .. });
+            is_first = matches!(*standing, Standing::First { .. });
+            // One who is first and stays so need not be told.
+            *standing != before && !(was_first && is_first)
+        });
+        if was_first != is_first {
+            tracing::info!(identity = self.identity, first = is_first, "who answers first has changed");
+        }
+    }
+
+    async fn look(&self, seen: &mut Option<Seen>, takes: bool) -> Result<Found, CallError> {
         let lease: Lease = match self.calls.get(&self.path(NAME)).await {
             Err(error) if error.is_absent() => return self.create().await,
             other => other?,
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
-        if holder != self.identity && !holder.is_empty() && !self.has_run_out(&spec, seen) {
-            return Ok(Standing::Behind);
+        let is_known = seen.as_ref().is_some_and(|seen| {
+            seen.lease.holder_identity == spec.holder_identity && seen.lease.lease_transitions == spec.lease_transitions
+        });
+        let has_run_out = self.has_run_out(&spec, seen);
+        if holder != self.identity && !holder.is_empty() && !has_run_out && !(takes && is_known) {
+            return Ok(if is_known { Found::Known } else { Found::New });
         }
         let changes = spec.lease_transitions.unwrap_or(0);
         let changes = if holder == self.identity { changes } else { changes.saturating_add(1) };
         let taken = Lease { spec: Some(self.claim(&self.identity, changes)), ..lease };
-        standing(self.calls.replace::<Lease>(&self.path(NAME), &taken).await)
+        found(self.calls.replace::<Lease>(&self.path(NAME), &taken).await)
     }
 
     /// A holder that has not renewed for as long as the Lease lasts, by our own watch.
@@ -111,10 +269,10 @@ impl Turn {
         }
     }
 
-    async fn create(&self) -> Result<Standing, CallError> {
+    async fn create(&self) -> Result<Found, CallError> {
         let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
         let lease = Lease { metadata, spec: Some(self.claim(&self.identity, 0)) };
-        standing(self.calls.create::<Lease>(&self.path(""), &lease).await)
+        found(self.calls.create::<Lease>(&self.path(""), &lease).await)
     }
 
     async fn give_back(&self) -> Result<(), CallError> {
@@ -148,10 +306,10 @@ impl Turn {
 }
 
 /// A conflict means that another replica was quicker.
-fn standing(written: Result<Lease, CallError>) -> Result<Standing, CallError> {
+fn found(written: Result<Lease, CallError>) -> Result<Found, CallError> {
     match written {
-        Ok(_) => Ok(Standing::First),
-        Err(error) if error.is_conflict() => Ok(Standing::Behind),
+        Ok(_) => Ok(Found::Ours),
+        Err(error) if error.is_conflict() => Ok(Found::New),
         Err(error) => Err(error),
     }
 }
@@ -160,36 +318,78 @@ const NAME: &str = "podmint-signer";
 const LASTS: Duration = Duration::from_secs(15);
 /// Two renewals may be lost.
 const RENEW: Duration = Duration::from_secs(4);
+/// How soon after a renewal that failed the next one is tried.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long after a renewal we write without looking again. A process that was stopped for longer, or whose renewal failed, looks first.
+const FRESH: Duration = Duration::from_secs(8);
+/// A look that is younger than this shows what the next one would.
+const NEW: Duration = Duration::from_millis(100);
+/// How long a walk waits to be told; then it answers.
+const LONGEST: Duration = Duration::from_secs(5);
+/// As many as may wait to be told; more wait to ask.
+const ASKS: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::fake::{Fake, Instead, refusal};
 
-    fn turn(fake: &Fake, identity: &str) -> Turn {
-        Turn {
-            calls: fake.calls(),
-            namespace: "mint".to_owned(),
-            identity: identity.to_owned(),
-            pace: Pace::compressed(1000),
-            standing: watch::Sender::default(),
-            stop: CancellationToken::new(),
-        }
+    fn turn(fake: &Fake, identity: &str) -> (Turn, Desk) {
+        let standing = watch::Sender::new(Standing::behind());
+        Turn::new(fake.calls(), "mint", identity, Pace::compressed(1000), standing, CancellationToken::new())
+    }
+
+    fn since(turn: &Turn) -> Instant {
+        turn.standing.borrow().since()
     }
 
     #[tokio::test]
     async fn one_is_first_until_it_gives_back_or_falls_silent() {
         let fake = Fake::new();
-        let (one, two) = (turn(&fake, "one"), turn(&fake, "two"));
+        let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
         let mut seen = None;
-        assert_eq!(one.look(&mut None).await.unwrap(), Standing::First);
-        assert_eq!(two.look(&mut seen).await.unwrap(), Standing::Behind);
+        assert_eq!(one.look(&mut None, false).await.unwrap(), Found::Ours);
+        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::New);
+        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::Known);
         one.give_back().await.unwrap();
-        assert_eq!(two.look(&mut seen).await.unwrap(), Standing::First);
+        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::Ours);
         let mut seen = None;
-        assert_eq!(one.look(&mut seen).await.unwrap(), Standing::Behind);
+        assert_eq!(one.look(&mut seen, false).await.unwrap(), Found::New);
         tokio::time::sleep(one.pace.of(LASTS.saturating_add(RENEW))).await;
-        assert_eq!(one.look(&mut seen).await.unwrap(), Standing::First);
+        assert_eq!(one.look(&mut seen, false).await.unwrap(), Found::Ours);
+    }
+
+    #[tokio::test]
+    async fn of_two_who_would_stand_in_one_does() {
+        let fake = Fake::new();
+        let ((one, _), (two, _), (three, _)) = (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
+        let (mut first, mut second, mut third) = (None, None, None);
+        one.renew(&mut first, false).await;
+        two.renew(&mut second, false).await;
+        three.renew(&mut third, false).await;
+        let (silent_for_two, silent_for_three) = (since(&two), since(&three));
+        assert!(two.allow(Right::StandIn(silent_for_two), &mut second).await);
+        assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "it is another one who is first now");
+        assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "and he was never silent");
+        assert!(three.allow(Right::StandIn(since(&three)), &mut third).await);
+    }
+
+    #[tokio::test]
+    async fn who_was_first_looks_again_before_he_writes() {
+        let fake = Fake::new();
+        let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
+        let (mut first, mut second) = (None, None);
+        one.renew(&mut first, false).await;
+        two.renew(&mut second, false).await;
+        tokio::time::sleep(one.pace.of(FRESH)).await;
+        assert!(!one.standing.borrow().is_first() && one.allow(Right::First, &mut first).await, "nobody took it");
+        assert!(two.allow(Right::StandIn(since(&two)), &mut second).await);
+        assert!(one.allow(Right::First, &mut first).await, "so soon after a look it takes no other");
+        fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
+        assert_eq!(one.renew(&mut first, false).await, None);
+        fake.instead(|_, _, _| None);
+        assert!(!one.allow(Right::First, &mut first).await, "somebody did");
+        assert!(!one.allow(Right::First, &mut first).await);
     }
 
     #[tokio::test]
@@ -199,7 +399,7 @@ mod tests {
             let (code, status) = refusal(409, "AlreadyExists", "podmint-signer");
             (method == http::Method::POST).then_some(Instead::Json(code, status))
         });
-        assert_eq!(turn(&fake, "one").look(&mut None).await.unwrap(), Standing::Behind);
+        assert_eq!(turn(&fake, "one").0.look(&mut None, false).await.unwrap(), Found::New);
     }
 
     #[tokio::test]
@@ -209,10 +409,11 @@ mod tests {
             let (code, status) = refusal(403, "Forbidden", "podmint-signer");
             Some(Instead::Json(code, status))
         });
-        let turn = turn(&fake, "one");
+        let (turn, desk) = turn(&fake, "one");
         let (mut standing, stop) = (turn.standing.subscribe(), turn.stop.clone());
         tokio::spawn(turn.run());
-        standing.wait_for(|standing| *standing == Standing::First).await.unwrap();
+        standing.wait_for(|standing| *standing == Standing::First { until: None }).await.unwrap();
+        assert!(desk.may_answer(Right::First).await);
         stop.cancel();
     }
 }

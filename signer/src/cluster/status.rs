@@ -43,7 +43,7 @@ impl StatusWriter {
     pub(crate) async fn run(mut self) {
         let mut roster = self.roster.changes();
         loop {
-            if *self.standing.borrow() == Standing::First {
+            if self.standing.borrow().is_first() {
                 self.write_all().await;
             }
             // Many changes at once are one to those who read it.

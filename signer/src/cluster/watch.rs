@@ -33,6 +33,8 @@ pub(crate) enum News {
     Gone(RequestUid),
     /// The listing of this number ended: what it did not show is gone.
     Listed(u64),
+    /// From now on what happens is heard at once. Until now it was not.
+    Open,
 }
 
 /// One watch, of one signer name.
@@ -160,10 +162,12 @@ impl Watch {
     /// Watches from a resourceVersion on, again and again, until it is time to list. Says why.
     async fn follow(&self, round: u64, version: Version, mut from: String) -> Result<&'static str, WatchError> {
         let begun = Instant::now();
-        let mut attempt = 0_u32;
+        let (mut attempt, mut is_anew) = (0_u32, true);
         while begun.elapsed() < RELIST {
             let known = from.clone();
-            match self.stream(round, version, &mut from).await {
+            let end = self.stream(round, version, &mut from, is_anew).await;
+            is_anew = !matches!(end, End::Over);
+            match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return Ok(cause),
                 End::Stopped => return Err(WatchError::Stopped),
@@ -184,7 +188,7 @@ impl Watch {
         Ok("ended")
     }
 
-    async fn stream(&self, round: u64, version: Version, from: &mut String) -> End {
+    async fn stream(&self, round: u64, version: Version, from: &mut String, is_anew: bool) -> End {
         let path = format!(
             "{}?{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
             path(version),
@@ -197,6 +201,9 @@ impl Watch {
             Err(error) if error.is_expired() => return End::Lost("expired"),
             Err(error) => return End::Failed(WatchError::Open(error)),
         };
+        if is_anew && self.tell(News::Open).await.is_err() {
+            return End::Stopped;
+        }
         loop {
             let line = tokio::select! {
                 line = lines.next(SILENCE) => line,

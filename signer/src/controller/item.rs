@@ -8,6 +8,7 @@ use super::{queue::Awaits, walk::Parts};
 use crate::{
     cluster::{
         events::{About, Notice},
+        lease::Right,
         versions::Version,
         wire::{Field, RequestObject, Target},
     },
@@ -44,6 +45,7 @@ pub(crate) struct Job {
     pub(crate) since: Instant,
     /// Why it came back last.
     pub(crate) reason: &'static str,
+    pub(crate) right: Right,
 }
 
 impl Item {
@@ -80,16 +82,21 @@ impl Item {
         }
     }
 
-    pub(crate) fn job(&self, now: Instant) -> Job {
+    pub(crate) fn job(&self, right: Right, now: Instant) -> Job {
         let Self { signer, target, version, object, reason, .. } = self;
         // One that was held is looked at again because something may have changed.
         let since = if self.attempts == 0 { self.seen } else { now };
-        Job { signer: *signer, target: target.clone(), version: *version, object: object.clone(), since, reason }
+        Job { signer: *signer, target: target.clone(), version: *version, object: object.clone(), since, reason, right }
     }
 
     /// How old the request is.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         self.age.saturating_add(now.saturating_duration_since(self.seen))
+    }
+
+    /// How long we have known it.
+    pub(crate) fn known(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.seen)
     }
 
     /// Roughly the bytes it keeps in memory beyond those of every item.

@@ -28,6 +28,8 @@ pub(crate) enum Awaits {
     Guard,
     /// The PodSigner.
     Policy,
+    /// That we are first.
+    Turn,
 }
 
 /// What becomes of a request after a walk.

@@ -19,6 +19,7 @@ use crate::{
         events::{About, Notice, Notices},
         guard::GuardState,
         keeper::serial,
+        lease::{Desk, Right},
         lookup::{Lookup, LookupError},
         publish::{Put, fate, publish, reread},
         services::SeenServices,
@@ -51,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) notices: Notices,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
+    pub(crate) desk: Desk,
     pub(crate) live: Mutex<Live>,
     /// As they were last read.
     pub(crate) holds: Mutex<Arc<Holds>>,
@@ -72,6 +74,8 @@ pub(crate) enum Ended {
     Lost,
     /// There is nothing to answer any more.
     Gone,
+    /// It stays pending, for another replica to answer.
+    Left,
     /// It stays pending, for a reason that has to pass.
     Held { hold: Hold, pod: Option<(PodName, PodUid)> },
     /// It stays pending, and it is our own trouble.
@@ -141,7 +145,7 @@ pub(crate) async fn walk(parts: Arc<Parts>, job: Job) -> Walked {
     };
     timer.outcome = match &ended {
         Ended::Answered => "answered",
-        Ended::Lost | Ended::Gone => "lost",
+        Ended::Lost | Ended::Gone | Ended::Left => "lost",
         Ended::Held { .. } => "hold",
         Ended::Faulted => "fault",
     };
@@ -192,7 +196,10 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
         }
         Err(Unclaimed::Denied(target, denial)) => {
             let refused = Refused { target, claim: None, denial };
-            return deny(parts, refused, pod_of(object), version, now).await;
+            return match may_answer(parts, job, version).await? {
+                Some(end) => Ok(end),
+                None => deny(parts, refused, pod_of(object), version, now).await,
+            };
         }
         Err(Unclaimed::KeyNotVisible(_, hold)) => return Ok(held(parts, job, hold, pod_of(object))),
     };
@@ -200,7 +207,13 @@ async fn once(parts: &Parts, object: &RequestObject, job: &Job, version: Version
     if !parts.has_its_key(job.signer, &claim) {
         return Ok(key_on_another_pod(parts, job, &claim));
     }
-    match look_and_decide(parts, job, &claim).await? {
+    let answer = look_and_decide(parts, job, &claim).await?;
+    if matches!(answer, Answer::Issue(_) | Answer::Deny(_))
+        && let Some(end) = may_answer(parts, job, version).await?
+    {
+        return Ok(end);
+    }
+    match answer {
         Answer::Issue(issued) => issue(parts, issued, job, version).await,
         Answer::Deny(denial) => {
             let refused = Refused { target: claim.target.clone(), claim: Some(Arc::clone(&claim)), denial };
@@ -266,6 +279,26 @@ async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result
         }
     }
     Err(WalkError::Unsettled)
+}
+
+/// How it ends if it is not for us to answer. Asked once it is known that there is an answer, so that what is held disturbs nobody; and
+/// before it is recorded. Whoever stands in for another looks whether he has answered after all: a look costs less than a lost write.
+async fn may_answer(parts: &Parts, job: &Job, version: Version) -> Result<Option<Once>, WalkError> {
+    if !parts.desk.may_answer(job.right).await {
+        return Ok(Some(Once::End(Ended::Left)));
+    }
+    if job.right == Right::First {
+        return Ok(None);
+    }
+    let now = reread(&parts.calls, version, &job.target).await.map_err(|error| WalkError::Read(Arc::new(error)))?;
+    Ok(match now {
+        Some(object) if object.state() == State::Pending => None,
+        Some(_) => {
+            parts.metrics.lost_races.inc();
+            Some(Once::End(Ended::Lost))
+        }
+        None => Some(Once::End(Ended::Gone)),
+    })
 }
 
 async fn issue(parts: &Parts, issued: Box<Issued>, job: &Job, version: Version) -> Result<Once, WalkError> {

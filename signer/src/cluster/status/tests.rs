@@ -156,7 +156,7 @@ async fn writer(fake: &Fake, one: Judged) -> StatusWriter {
         roster,
         authority_changes: watch::channel(()).1,
         guard: watch::channel(GuardState::InForce).1,
-        standing: watch::channel(Standing::First).1,
+        standing: watch::channel(Standing::First { until: None }).1,
         notices,
         pace,
         written: BTreeMap::new(),

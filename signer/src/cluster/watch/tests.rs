@@ -48,12 +48,22 @@ async fn watch(
 }
 
 async fn next(news: &mut mpsc::Receiver<(usize, News)>) -> String {
-    let (number, news) = tokio::time::timeout(Duration::from_secs(5), news.recv()).await.unwrap().unwrap();
+    loop {
+        let told = next_or_open(news).await;
+        if told != "open" {
+            return told;
+        }
+    }
+}
+
+async fn next_or_open(news: &mut mpsc::Receiver<(usize, News)>) -> String {
+    let (number, told) = tokio::time::timeout(Duration::from_secs(5), news.recv()).await.unwrap().unwrap();
     assert_eq!(number, 3);
-    match news {
+    match told {
         News::Seen(round, _, object) => format!("{round} {}", object.target().unwrap().name),
         News::Gone(uid) => format!("gone {uid}"),
         News::Listed(round) => format!("listed {round}"),
+        News::Open => "open".to_owned(),
     }
 }
 
@@ -83,6 +93,21 @@ async fn pages_are_listed_then_events_are_followed() {
     assert!(
         heard.contains("continue=more") && heard.contains("resourceVersion=7") && heard.contains("resourceVersion=11")
     );
+}
+
+#[tokio::test]
+async fn it_says_when_it_hears_again_and_not_that_it_still_does() {
+    let (mut news, _, _) = watch(|stream, number, _| match (stream, number) {
+        (false, _) => page("5", &[], ""),
+        // Over, as every one in the end; and then cut off.
+        (true, 0) => Instead::Lines(vec![event("ADDED", &request("a", 8))], false),
+        (true, 1) => Instead::Lines(vec![event("ERROR", &json!({"code": 500}))], true),
+        (true, _) => Instead::Lines(vec![event("ADDED", &request("b", 9))], true),
+    })
+    .await;
+    for expected in ["listed 1", "open", "1 a", "open", "1 b"] {
+        assert_eq!(next_or_open(&mut news).await, expected);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     cluster::{
         fake::{Fake, Instead, refusal},
         keeper::Authority,
+        lease::{Standing, Turn},
         versions::REQUESTS,
     },
     names::Sha256,
@@ -65,6 +67,8 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     roster.add(0, Member::new(watch::Sender::new(signer()), authority.subscribe(), None).0);
     let guard = watch::Sender::new(GuardState::InForce);
     let (notices, _writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
+    let standing = watch::Sender::new(Standing::First { until: None });
+    let (_turn, desk) = Turn::new(calls.clone(), "podmint-system", "one", pace, standing, CancellationToken::new());
     let parts = Arc::new(Parts {
         lookup: Lookup::new(calls.clone(), "podmint-system"),
         services: SeenServices::new(),
@@ -77,6 +81,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         notices,
         metrics,
         pace,
+        desk,
         live: Mutex::default(),
         holds: Mutex::default(),
     });
@@ -99,6 +104,7 @@ impl Scene {
             object: Some(Arc::new(object)),
             since: Instant::now(),
             reason,
+            right: Right::First,
         };
         walk(Arc::clone(&self.parts), job).await.ended
     }
@@ -106,7 +112,7 @@ impl Scene {
     async fn hold(&self) -> Hold {
         match self.walk().await {
             Ended::Held { hold, .. } => hold,
-            Ended::Answered | Ended::Lost | Ended::Gone | Ended::Faulted => panic!("not held"),
+            Ended::Answered | Ended::Lost | Ended::Gone | Ended::Left | Ended::Faulted => panic!("not held"),
         }
     }
 
@@ -329,7 +335,7 @@ async fn holds_that_cannot_be_read_hold_everybody() {
         match scene.walk().await {
             Ended::Held { hold, .. } => assert!(forbidden && hold == Hold::HoldsNotKnown, "{hold}"),
             Ended::Faulted => assert!(!forbidden, "{code}"),
-            Ended::Answered | Ended::Lost | Ended::Gone => panic!("{code}: answered"),
+            Ended::Answered | Ended::Lost | Ended::Gone | Ended::Left => panic!("{code}: answered"),
         }
         assert_eq!(scene.puts(), 0);
     }
