@@ -1,10 +1,11 @@
 //! Who asks: requests made as kubelets make them, and a watch that sees when each is answered.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _};
-use futures::{AsyncBufReadExt as _, TryStreamExt as _};
+use futures::{AsyncBufReadExt as _, Stream, TryStreamExt as _};
 use podmint_tests::keys::{Key, KeyType};
 use podmint_tests::stage::Pod;
 use podmint_tests::{Stage, Who, call};
@@ -95,9 +96,9 @@ impl Load {
     /// Requests as fast as the API server takes them, without an end. Each pod keeps its key.
     async fn flood(&self) {
         let requests = self.requests("flood", self.pods.len());
-        let endless = stream::iter(requests.iter().cycle().enumerate()).map(async |(number, (_, request))| {
+        let endless = stream::iter(requests.iter().cycle().enumerate()).map(async |(number, (name, request))| {
             let mut request = request.clone();
-            request["metadata"]["name"] = Value::from(format!("flood-{number}"));
+            request["metadata"]["name"] = Value::from(format!("{name}-{number}"));
             self.create(&request).await
         });
         endless.buffer_unordered(CALLS).for_each(async |_| {}).await;
@@ -132,9 +133,12 @@ impl Load {
         call::delete(&self.stage.admin, &self.stage.requests()).await.expect("requests can be deleted");
     }
 
+    /// Each time under names of their own, so that nobody takes for an answer what he sees of those that were cleared away.
     fn requests(&self, prefix: &str, count: usize) -> Vec<(String, Value)> {
+        static TIME: AtomicUsize = AtomicUsize::new(0);
+        let time = TIME.fetch_add(1, Ordering::Relaxed);
         let pods = self.pods.iter().cycle().take(count).enumerate();
-        let named = pods.map(|(number, pod)| (format!("{prefix}-{number}"), pod));
+        let named = pods.map(|(number, pod)| (format!("{prefix}-{time}-{number}"), pod));
         named
             .map(|(name, pod)| {
                 let request = self.stage.request_for(pod).named(&name).object(&Key::make(KeyType::EcdsaP256));
@@ -194,23 +198,32 @@ fn per_second(begun: Instant, all: &[Instant]) -> f64 {
 /// Notes when each request is first seen with an answer.
 async fn observe(stage: &Stage) -> watch::Receiver<HashMap<String, Instant>> {
     let (seen, receiver) = watch::channel(HashMap::new());
-    let request = http::Request::get(format!("{}?watch=true", stage.requests())).body(Vec::new()).expect("a path");
-    let mut lines = stage.admin.request_stream(request).await.expect("requests can be watched").lines();
+    let mut lines = Box::pin(requests_of(stage).await);
+    let stage = stage.clone();
     tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.try_next().await {
-            let Event { object: Object { metadata: Metadata { name }, status } } =
-                serde_json::from_str(&line).expect("an event");
-            if status.is_some_and(|status| !status.conditions.is_empty()) {
-                seen.send_modify(|seen| {
-                    seen.entry(name).or_insert_with(Instant::now);
-                });
+        loop {
+            while let Ok(Some(line)) = lines.try_next().await {
+                let Event { object: Object { metadata: Metadata { name }, status } } =
+                    serde_json::from_str(&line).expect("an event");
+                if status.is_some_and(|status| !status.conditions.is_empty()) {
+                    seen.send_modify(|seen| {
+                        seen.entry(name).or_insert_with(Instant::now);
+                    });
+                }
+                if seen.is_closed() {
+                    return;
+                }
             }
-            if seen.is_closed() {
-                return;
-            }
+            // The API server lets go of whoever reads too slowly on a busy machine. A new watch begins with all that is there.
+            lines = Box::pin(requests_of(&stage).await);
         }
     });
     receiver
+}
+
+async fn requests_of(stage: &Stage) -> impl Stream<Item = std::io::Result<String>> + use<> {
+    let request = http::Request::get(format!("{}?watch=true", stage.requests())).body(Vec::new()).expect("a path");
+    stage.admin.request_stream(request).await.expect("requests can be watched").lines()
 }
 
 #[derive(Deserialize)]
