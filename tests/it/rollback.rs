@@ -133,10 +133,10 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
     });
 }
 
-/// A request that nobody answers, for no CA can be used. (Nor may the replica see it: to its watch what is made now is long past, for
-/// etcd counts again from where it was.)
+/// A request that is seen, although etcd counts again from where it was, and that nobody answers, for no CA can be used.
 async fn holds(stage: &Stage, signer: &Signer, pod: &Pod) -> Request {
     let request = stage.request_for(pod).make().await;
+    signer.says("hold", "authority_unusable").await;
     is_not_answered(stage, &request).await;
     let usable = signer.metric("podmint_signer_ca_usable_until_timestamp_seconds", &[]).await;
     assert!(usable < 0.5, "it says that a CA can be used until {usable}");

@@ -184,8 +184,23 @@ impl Watch {
             if self.out.is_closed() {
                 return Err(WatchError::Stopped);
             }
+            if self.is_rolled_back(version, &from).await {
+                return Ok("rolled_back");
+            }
         }
         Ok("ended")
+    }
+
+    /// Whether the API server has not come as far as we have: etcd is an older one. A watch from here on would be silent until it has,
+    /// and what is asked for meanwhile would not be seen. A list of one tells, for it is as new as etcd; resourceVersions of one kind
+    /// are ordered (KEP-5504). Who cannot say is as new as we are.
+    async fn is_rolled_back(&self, version: Version, from: &str) -> bool {
+        let path = format!("{}?{}&limit=1", path(version), self.selector());
+        let Ok(head) = self.calls.get::<Head>(&path).await else { return false };
+        match (head.metadata.resource_version.parse::<u64>(), from.parse::<u64>()) {
+            (Ok(now), Ok(from)) => now < from,
+            (Err(_), _) | (_, Err(_)) => false,
+        }
     }
 
     async fn stream(&self, round: u64, version: Version, from: &mut String, is_anew: bool) -> End {
@@ -269,7 +284,7 @@ impl Watch {
                 }
             }
             "BOOKMARK" => {
-                if let Ok(mark) = serde_json::from_str::<Bookmark>(event.object.get()) {
+                if let Ok(mark) = serde_json::from_str::<Head>(event.object.get()) {
                     *from = mark.metadata.resource_version;
                 }
                 Ok(())
@@ -352,14 +367,15 @@ pub(super) struct Event<'a> {
     pub(super) object: &'a RawValue,
 }
 
+/// A bookmark, or a list without what is in it.
 #[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
+struct Head {
+    metadata: HeadMetadata,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
+struct HeadMetadata {
     resource_version: String,
 }
 

@@ -25,6 +25,14 @@ fn page(version: &str, items: &[Value], next: &str) -> Instead {
 async fn watch(
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
+    watch_over("99", answer).await
+}
+
+/// Such a server whose etcd has come to `newest`.
+async fn watch_over(
+    newest: &'static str,
+    answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
+) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
     let fake = Fake::new();
     let (lists, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
     fake.instead(move |method, path, _| {
@@ -32,6 +40,7 @@ async fn watch(
         match path {
             "/apis/certificates.k8s.io/v1" => Some(Instead::Json(200, json!({"resources": [{"name": REQUESTS}]}))),
             "/apis/certificates.k8s.io/v1beta1" => None,
+            path if path.ends_with("&limit=1") => Some(page(newest, &[], "more")),
             path if path.contains("watch=true") => Some(answer(true, streams.fetch_add(1, Ordering::SeqCst), path)),
             path => Some(answer(false, lists.fetch_add(1, Ordering::SeqCst), path)),
         }
@@ -121,6 +130,22 @@ async fn an_expired_watch_lists_again_whichever_way_it_is_told() {
     .await;
     expect(&mut news, &["listed 1", "listed 2", "listed 3"]).await;
     assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"expired\"} 2"));
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_an_older_one_is_listed_at_once() {
+    for (newest, round) in [("10", "listed 2"), ("11", "1 b"), ("12", "1 b"), ("9z", "1 b")] {
+        let (mut news, metrics, _) = watch_over(newest, |stream, number, _| match (stream, number) {
+            (false, 0) => page("5", &[], ""),
+            (false, _) => page("3", &[], ""),
+            (true, 0) => Instead::Lines(vec![event("ADDED", &request("a", 11))], false),
+            (true, _) => Instead::Lines(vec![event("ADDED", &request("b", 12))], true),
+        })
+        .await;
+        expect(&mut news, &["listed 1", "1 a", round]).await;
+        let is_told = metrics.text().unwrap().contains("watch_restarts_total{cause=\"rolled_back\"} 1");
+        assert_eq!(is_told, newest == "10", "{newest}");
+    }
 }
 
 #[tokio::test]
