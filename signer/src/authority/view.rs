@@ -54,8 +54,8 @@ pub struct View {
     pub next: Name,
     /// When. A time that is past means: at once.
     pub next_at: OffsetDateTime,
-    /// Whether a rotation is kept from going on.
-    pub is_paused: bool,
+    /// What was asked for when it was seen: an annotation that came later is not in force yet.
+    pub wish: Wish,
     /// The wish for a rotation that was granted last.
     pub asked: Option<String>,
     /// What was found wrong with the Secrets last and was set right by itself.
@@ -75,7 +75,7 @@ impl View {
             parts: generation.shown(),
             next,
             next_at,
-            is_paused: wish.is_paused,
+            wish: wish.clone(),
             asked: plan.asked.clone(),
             mended: plan.mended,
             drains: match plan.rotation {

@@ -116,9 +116,10 @@ fn answer(name: &str, value: &str, view: Option<&View>, trouble: Option<&str>) -
     let (progress, message) = match asked {
         Asked::Rotate => rotated(value, view),
         Asked::Renew(number) => renewed(number, view),
-        Asked::Pause => {
+        Asked::Pause if view.wish.is_paused => {
             (Progress::Done, "no rotation of the root begins or goes on; the issuing CA is renewed as ever".to_owned())
         }
+        Asked::Pause => (Progress::Waiting, "it is about to be paused".to_owned()),
         Asked::Stolen(root) => stopped(root, view),
         Asked::Withdraw(root) => withdrawn(root, view),
         Asked::Lost(root) => replaced(root, view),
@@ -173,7 +174,7 @@ fn rotated(value: &str, view: &View) -> Said {
         (false, false) => {
             (Progress::Waiting, format!("it begins when the rotation before it has ended: {}", next(view)))
         }
-        (false, true) if view.is_paused => (Progress::Waiting, PAUSED.to_owned()),
+        (false, true) if view.wish.is_paused => (Progress::Waiting, PAUSED.to_owned()),
         (false, true) => (Progress::Waiting, "it is about to begin".to_owned()),
     }
 }
@@ -190,6 +191,9 @@ fn renewed(number: u64, view: &View) -> Said {
 
 fn stopped(root: Sha256, view: &View) -> Said {
     if is(Role::Root, root, view) {
+        if view.wish.stolen != Some(root) {
+            return (Progress::Waiting, "signing under it is about to stop".to_owned());
+        }
         let until = if view.phase == STABLE {
             "no other root is on its way: ask for a rotation as well".to_owned()
         } else {
@@ -212,7 +216,7 @@ fn withdrawn(root: Sha256, view: &View) -> Said {
     if !is(Role::PreviousRoot, root, view) {
         return (Progress::Done, "this root is not trusted".to_owned());
     }
-    let message = if view.is_paused { PAUSED } else { "it is about to be withdrawn" };
+    let message = if view.wish.is_paused { PAUSED } else { "it is about to be withdrawn" };
     (Progress::Waiting, message.to_owned())
 }
 
@@ -223,14 +227,14 @@ fn replaced(root: Sha256, view: &View) -> Said {
         return (Progress::Done, format!("the root {} signs in its place{previous}", of(Role::Root, view)));
     }
     match view.phase {
-        STABLE if view.is_paused => (Progress::Waiting, PAUSED.to_owned()),
+        STABLE if view.wish.is_paused => (Progress::Waiting, PAUSED.to_owned()),
         STABLE => (Progress::Waiting, "it is about to begin".to_owned()),
         _ => (Progress::Underway, next(view)),
     }
 }
 
 fn next(view: &View) -> String {
-    let paused = if view.is_paused { "; it is paused" } else { "" };
+    let paused = if view.wish.is_paused { "; it is paused" } else { "" };
     let at = if view.next_at == OffsetDateTime::UNIX_EPOCH {
         "at once".to_owned()
     } else {

@@ -519,7 +519,7 @@ impl Keeper {
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
         };
         let step =
-            |authority: &Authority| authority.view.as_ref().map(|view| (view.phase, view.number, view.is_paused));
+            |authority: &Authority| authority.view.as_ref().map(|view| (view.phase, view.number, view.wish.clone()));
         let changed = {
             let before = self.out.borrow();
             !same(&before) || step(&before) != step(&authority)

@@ -454,7 +454,7 @@ fn people_see_each_part_and_what_happens_next() {
     assert!(next.subject.contains("CN=Podmint root ") && next.key_identifier.len() == 59, "{next:?}");
     let paused = Wish { is_paused: true, ..scene.wish.clone() };
     let view = View::of(&scene.generation, &paused, sight().timing);
-    assert_eq!((view.next, view.next_at, view.is_paused), (Name::Renew, scene.generation.renew_at(), true));
+    assert_eq!((view.next, view.next_at, view.wish.is_paused), (Name::Renew, scene.generation.renew_at(), true));
     let stable = Scene::new();
     assert_eq!(View::of(&stable.generation, &Wish::default(), sight().timing).phase, STABLE);
 }

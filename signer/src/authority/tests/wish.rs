@@ -117,7 +117,10 @@ fn with_both_lost_a_new_root_signs_beside_the_one_that_is_given_up() {
 fn each_wish_is_answered_as_the_ca_is() {
     let root = root();
     let stable = below(&root, 3);
-    let view = View::of(&stable, &Wish::default(), Timing::at(crate::pace::Pace::real()));
+    let timing = Timing::at(crate::pace::Pace::real());
+    let view = View::of(&stable, &Wish::default(), timing);
+    let in_force = Wish { is_paused: true, stolen: Some(id(&root)), ..Wish::default() };
+    let stopped = View::of(&stable, &in_force, timing);
     assert_eq!(view.phase, STABLE);
     let (signs, unknown) = (id(&root).to_string(), Sha256::of(b"gone").to_string());
     let answer = |annotation: &str, value: &str, view: Option<&View>| {
@@ -134,9 +137,9 @@ fn each_wish_is_answered_as_the_ca_is() {
         (RENEW, "3", Progress::Waiting),
         (RENEW, "4", Progress::Refused),
         (RENEW, "x", Progress::Refused),
-        (PAUSE, "true", Progress::Done),
+        (PAUSE, "true", Progress::Waiting),
         (PAUSE, "yes", Progress::Refused),
-        (STOLEN, &signs, Progress::Underway),
+        (STOLEN, &signs, Progress::Waiting),
         (STOLEN, &unknown, Progress::Done),
         (WITHDRAW, &signs, Progress::Refused),
         (WITHDRAW, &unknown, Progress::Done),
@@ -148,6 +151,8 @@ fn each_wish_is_answered_as_the_ca_is() {
         assert_eq!(said, progress, "{annotation}={value}: {message}");
         assert_eq!(message.ends_with("the key is gone"), progress == Progress::Waiting, "{message}");
     }
+    assert_eq!(answer(PAUSE, "true", Some(&stopped)).progress, Progress::Done, "not before it is in force");
+    assert_eq!(answer(STOLEN, &signs, Some(&stopped)).progress, Progress::Underway, "not before it is in force");
     let slip = answer("podmint.dev/rotat", "now", None);
     assert!(
         slip.progress == Progress::Refused && slip.message.contains(&format!("did you mean {ROTATE}?")),

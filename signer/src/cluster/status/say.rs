@@ -157,7 +157,7 @@ fn rotation(one: &Judged, authority: Option<&Authority>) -> Said {
     if view.phase == STABLE {
         return said(kind, "False", "NotRotating", String::new());
     }
-    let paused = if view.is_paused { "; it is paused" } else { "" };
+    let paused = if view.wish.is_paused { "; it is paused" } else { "" };
     let message = format!(
         "the root rotates, phase {}: next {} at {}{paused}",
         view.phase,
@@ -226,13 +226,13 @@ fn reason(hold: &Hold) -> &'static str {
 
 fn kept(authority: &Authority) -> Option<AuthorityStatus> {
     let view = authority.view.as_deref()?;
-    let View { phase, number, parts, next, next_at, is_paused, asked: _, mended: _, drains } = view;
+    let View { phase, number, parts, next, next_at, wish, asked: _, mended: _, drains } = view;
     let issuing = parts.iter().find(|part| part.role == Role::Issuing)?;
     Some(AuthorityStatus {
         usable_until: rfc3339(issuing.usable_until),
         number: i64::try_from(*number).unwrap_or(i64::MAX),
         phase: (*phase).to_owned(),
-        paused: *is_paused,
+        paused: wish.is_paused,
         generations: parts.iter().map(|part| generation(part, *drains)).collect(),
         next: Some(NextStep { step: next.as_str().to_owned(), at: rfc3339(*next_at) }),
     })
