@@ -80,7 +80,7 @@ impl Desk {
         if self.asks.send((right, reply)).await.is_err() {
             return true;
         }
-        matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true)) | Ok(Err(_)) | Err(_))
+        matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true) | Err(_)) | Err(_))
     }
 
     /// Somebody else has answered although we are first: the Lease is looked at.

@@ -73,6 +73,26 @@ impl Live {
         true
     }
 
+    /// Notes that a request of this key has its certificate, whoever wrote it and whether or not it has been traced: whoever claimed the
+    /// key and has none gives way, or a replica that has just started would certify the key a second time.
+    pub(crate) fn certified(
+        &mut self,
+        key: &Sha256,
+        request: &RequestUid,
+        pod: &PodUid,
+        created: i64,
+        signer: usize,
+    ) {
+        let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
+        let before = self.keys.get(&key).copied();
+        if before.is_some_and(|holder| holder.served && holder.pod != pod) {
+            return;
+        }
+        self.known(request, signer).key = Some(key);
+        let created = before.filter(|holder| holder.pod == pod).map_or(created, |holder| holder.created.min(created));
+        self.keys.insert(key, Holder { request, pod, created, served: true });
+    }
+
     /// Takes the key for good, just before its certificate goes out. False if an earlier request of another pod has claimed it
     /// since this one did: both were being looked at, and only one may have it.
     pub(crate) fn take(&mut self, request: &RequestUid, pod: &PodUid, signer: usize, chain: &str) -> bool {
@@ -191,6 +211,22 @@ mod tests {
             assert!(claim(&mut live, "k", first, "p1", 10));
             live.note_chain(&uid(first), 0, "chain");
             assert!(!claim(&mut live, "k", second, "p2", 10));
+        }
+    }
+
+    /// As after a start, when the other's certificate is seen before it can be traced.
+    #[test]
+    fn a_certificate_that_is_not_traced_yet_keeps_its_key_too() {
+        let pod = |name: &str| PodUid::parse(name).unwrap();
+        let certified = |live: &mut Live| live.certified(&Sha256::of(b"k"), &uid("r1"), &pod("p1"), 10, 0);
+        for other in ["r0", "r2", "r3"] {
+            let mut live = Live::default();
+            certified(&mut live);
+            assert!(!claim(&mut live, "k", other, "p2", 10), "{other} came in the same second");
+            let mut live = Live::default();
+            assert!(claim(&mut live, "k", other, "p2", 9));
+            certified(&mut live);
+            assert!(!live.take(&uid(other), &pod("p2"), 0, "chain 2"), "{other} was being looked at");
         }
     }
 

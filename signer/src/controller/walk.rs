@@ -473,10 +473,11 @@ impl Parts {
         self.roster.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
     }
 
-    /// Notes the key of an answered request.
+    /// Notes the key of a request that has its certificate.
     pub(crate) fn note_key(&self, signer: usize, version: Version, object: &RequestObject) {
         if let Ok(claim) = Claim::parse(object, version) {
-            self.has_its_key(signer, &claim);
+            let created = claim.created.map_or(0, |created| created.as_second());
+            self.live().certified(&claim.key.hash(), &claim.target.uid, &claim.pod_uid, created, signer);
         }
     }
 
