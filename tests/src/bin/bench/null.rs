@@ -1,9 +1,10 @@
 //! A signer that looks at nothing and denies everything, in a process of its own with the client, the rights and the one PUT of
 //! ours: `bench null KUBECONFIG SIGNER_NAME`. What it reaches is what the API server takes.
 
+use std::future::ready;
 use std::path::Path;
 
-use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
+use futures::{AsyncBufReadExt as _, StreamExt as _};
 use http::Request;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -11,22 +12,25 @@ use serde::Deserialize;
 use serde_json::json;
 
 /// Answers until it is killed.
-pub(crate) async fn run(kubeconfig: &Path, signer: &str) {
+pub(crate) async fn run(kubeconfig: &Path, signer: &str) -> ! {
     podmint_devcluster::choose_crypto();
     let file = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
     let client = kube::Client::try_from(config.expect("a kubeconfig")).expect("a client can be made");
     let path = format!("{REQUESTS}?watch=true&fieldSelector=spec.signerName%3D{}", signer.replace('/', "%2F"));
-    let watch = Request::get(path).body(Vec::new()).expect("a path is a path");
-    let lines = client.request_stream(watch).await.expect("requests can be watched").lines();
-    let pending = lines.map_ok(|line| pending(&line)).map(|line| line.expect("the watch goes on"));
-    pending
-        .filter_map(async |pending| pending)
-        .for_each_concurrent(IN_FLIGHT, async |(path, body)| {
-            let put = Request::put(path).header(CONTENT_TYPE, "application/json").header(ACCEPT, BRIEFLY);
-            client.request_text(put.body(body).expect("a path is a path")).await.expect("a denial is taken");
-        })
-        .await;
+    // The API server ends each watch after a while; what was not answered by then comes with the next.
+    loop {
+        let watch = Request::get(&path).body(Vec::new()).expect("a path is a path");
+        let lines = client.request_stream(watch).await.expect("requests can be watched").lines();
+        lines
+            .take_while(|line| ready(line.is_ok()))
+            .filter_map(|line| ready(line.ok().and_then(|line| pending(&line))))
+            .for_each_concurrent(IN_FLIGHT, async |(path, body)| {
+                let put = Request::put(path).header(CONTENT_TYPE, "application/json").header(ACCEPT, BRIEFLY);
+                client.request_text(put.body(body).expect("a path is a path")).await.expect("a denial is taken");
+            })
+            .await;
+    }
 }
 
 /// Where the denial of a new request goes, and what it says.
