@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use podmint_tests::kept::Scratch;
 use podmint_tests::keys::KeyType;
-use podmint_tests::{Bed, Stage, assets, call};
+use podmint_tests::{Bed, Stage, assets, call, leaf};
 use serde_json::{Value, json};
 
 /// What zlint says of certificates that are as they are meant to be, and why each is so.
@@ -48,6 +48,51 @@ fn the_certificates_of_every_profile_pass_zlint_and_go() {
             (verified.lines().count(), verified.lines().filter(|line| line.ends_with(" accept accept")).count());
         eprintln!("{linted} chains linted, {all} verified by crypto/x509 and go-spiffe");
         assert!(all == good && all >= 9, "{verified}");
+    });
+}
+
+/// OpenSSL, by which nginx, PostgreSQL and curl verify, takes a certificate by each of its names and by no other, and for what its
+/// profile is for alone.
+#[test]
+#[ignore = "tests/run --rest"]
+fn openssl_takes_every_profile_by_its_own_names_alone() {
+    podmint_tests::run(async {
+        let bed = Bed::embedded().await;
+        for profile in profiles() {
+            let stage = Stage::open(&bed, "openssl").await;
+            stage.service("web", json!({"selector": {"team": "blue"}, "ports": [{"port": 443}]})).await;
+            let signer = stage.a_signer().with("profile", profile.clone()).start().await.ready().await;
+            let status = issued(&stage, &[KeyType::EcdsaP256]).await.swap_remove(0).0;
+            let scratch = Scratch::new();
+            let chain = scratch.write("chain.pem", status["certificateChain"].as_str().unwrap());
+            let trust = scratch.write("trust.pem", &stage.published_roots().await);
+            let verify = |words: &[&str]| {
+                let mut command = Command::new("openssl");
+                command.args(["verify", "-CAfile"]).arg(&trust).arg("-untrusted").arg(&chain).args(words).arg(&chain);
+                let done = command.output().expect("openssl is missing (Debian: apt-get install openssl)");
+                done.status.success().then_some(()).ok_or_else(|| String::from_utf8(done.stderr).unwrap())
+            };
+            let (client, server) = leaf::usages(&status);
+            for (purpose, is_for) in [("sslclient", client), ("sslserver", server)] {
+                let said = verify(&["-purpose", purpose]);
+                assert!(said.is_ok() == is_for, "{purpose} of profile {profile}: {said:?}");
+                assert!(said.err().is_none_or(|why| why.contains("certificate purpose")), "of profile {profile}");
+            }
+            let names = leaf::names(&status);
+            for (kind, option, other) in
+                [("DNS:", "-verify_hostname", "web.other.svc"), ("IP:", "-verify_ip", "10.9.8.8")]
+            {
+                let own: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(kind)).collect();
+                for name in &own {
+                    assert_eq!(verify(&[option, name]), Ok(()), "{name} of profile {profile}");
+                }
+                if let [first, ..] = own.as_slice() {
+                    let said = verify(&[option, other]).unwrap_err();
+                    assert!(said.contains("mismatch"), "{other} in place of {first}, of profile {profile}: {said}");
+                }
+            }
+            signer.stop().await;
+        }
     });
 }
 

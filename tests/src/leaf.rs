@@ -54,11 +54,15 @@ pub fn check(status: &Value, expected: Expected<'_>) -> Leaf {
 pub fn names(status: &Value) -> Vec<String> {
     let chain = chain(status);
     let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("the leaf is a certificate");
-    let names = leaf.subject_alternative_name().expect("at most once").expect("a leaf has names");
+    let Some(names) = leaf.subject_alternative_name().expect("at most once") else { return Vec::new() };
     let said = names.value.general_names.iter().map(|name| match name {
         GeneralName::URI(uri) => format!("URI:{uri}"),
         GeneralName::DNSName(name) => format!("DNS:{name}"),
         GeneralName::IPAddress([a, b, c, d]) => format!("IP:{}", std::net::Ipv4Addr::new(*a, *b, *c, *d)),
+        GeneralName::IPAddress(octets) => {
+            let octets = <[u8; 16]>::try_from(*octets).expect("an address has 4 octets or 16");
+            format!("IP:{}", std::net::Ipv6Addr::from(octets))
+        }
         other => panic!("a name nobody asked for: {other:?}"),
     });
     said.collect()
