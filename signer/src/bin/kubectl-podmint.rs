@@ -151,15 +151,12 @@ fn signer(common: &CommonArguments) -> Result<(Installation, DnsName)> {
 
 fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
     let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
-    let (pod, of_manifest) = match (&arguments.pod, &arguments.filename) {
-        (Some(pod), _) => {
-            let name = pod.strip_prefix("pod/").or_else(|| pod.strip_prefix("pods/")).unwrap_or(pod);
-            (Which::Named(PodName::parse(name).context("write pod/NAME")?), None)
-        }
+    let (pod, of_manifest) = match (named_pod(&arguments.pod)?, &arguments.filename) {
+        (Some(name), _) => (Which::Named(PodName::parse(name).context("write pod/NAME")?), None),
         (None, Some(path)) => {
             let manifests: Vec<Value> =
                 serde_saphyr::from_multiple(&read(path)?).with_context(|| format!("{} is no YAML", path.display()))?;
-            let manifest = manifests.into_iter().next().with_context(|| format!("{} is empty", path.display()))?;
+            let manifest = pod_among(manifests).with_context(|| format!("could not explain {}", path.display()))?;
             let namespace = manifest.pointer("/metadata/namespace").and_then(Value::as_str).map(str::to_owned);
             (Which::Planned(manifest), namespace)
         }
@@ -174,6 +171,35 @@ fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
         namespace: Namespace::parse(&namespace).context("--namespace is no namespace")?,
         pod,
     })
+}
+
+/// `pod/NAME`, `pod NAME` or `NAME`; nothing of nothing.
+fn named_pod(words: &[String]) -> Result<Option<&str>> {
+    let (kind, name) = match words {
+        [] => return Ok(None),
+        [word] => word.split_once('/').unwrap_or(("pod", word)),
+        [kind, name, ..] => (kind.as_str(), name.as_str()),
+    };
+    match kind {
+        "pod" | "pods" | "po" => Ok(Some(name)),
+        _ => Err(anyhow!("only a pod can be explained: write pod/NAME, not {:?}", words.join(" "))),
+    }
+}
+
+/// The one pod of a file, which may hold other objects beside it.
+fn pod_among(manifests: Vec<Value>) -> Result<Value> {
+    let kind = |manifest: &Value| manifest.get("kind").and_then(Value::as_str).map(str::to_owned);
+    let kinds: Vec<String> = manifests.iter().filter_map(kind).collect();
+    let mut pods = manifests.into_iter().filter(|manifest| kind(manifest).as_deref() == Some("Pod"));
+    match (pods.next(), pods.next()) {
+        (Some(pod), None) => Ok(pod),
+        (Some(_), Some(_)) => Err(anyhow!("there are several pods in it: write each into a file of its own")),
+        (None, _) if kinds.is_empty() => Err(anyhow!("there is no object in it: it must hold the manifest of a pod")),
+        (None, _) => Err(anyhow!(
+            "there is no pod in it, only {}: write a pod as the controller would make it, with kind: Pod",
+            kinds.join(", ")
+        )),
+    }
 }
 
 fn authority(command: &CaCommand) -> Result<u8> {

@@ -75,14 +75,7 @@ impl Live {
 
     /// Notes that a request of this key has its certificate, whoever wrote it and whether or not it has been traced: whoever claimed the
     /// key and has none gives way, or a replica that has just started would certify the key a second time.
-    pub(crate) fn certified(
-        &mut self,
-        key: &Sha256,
-        request: &RequestUid,
-        pod: &PodUid,
-        created: i64,
-        signer: usize,
-    ) {
+    pub(crate) fn certified(&mut self, key: &Sha256, request: &RequestUid, pod: &PodUid, created: i64, signer: usize) {
         let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
         let before = self.keys.get(&key).copied();
         if before.is_some_and(|holder| holder.served && holder.pod != pod) {

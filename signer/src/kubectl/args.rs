@@ -79,8 +79,8 @@ pub struct DoctorArguments {
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
     /// The pod, as pod/NAME.
-    #[arg(value_name = "POD", required_unless_present = "filename")]
-    pub pod: Option<String>,
+    #[arg(value_name = "POD", num_args = 0..=2, required_unless_present = "filename")]
+    pub pod: Vec<String>,
     /// A manifest of a pod that is not there yet.
     #[arg(short, long, value_name = "FILE", conflicts_with = "pod")]
     pub filename: Option<PathBuf>,

@@ -87,8 +87,17 @@ impl Backup {
             schema: u32,
         }
         let no = |why: String| CaError::Unfit(format!("this is no backup of a CA: {why}"));
+        if file.trim_ascii().is_empty() {
+            return Err(no("the file is empty".to_owned()));
+        }
         // serde's messages tell places and kinds, and values only of what has another type than it should.
-        let place = |error: serde_json::Error| no(format!("line {}, column {}", error.line(), error.column()));
+        let place = |error: serde_json::Error| {
+            no(format!(
+                "`kubectl podmint ca backup` writes no such thing as stands at line {}, column {}",
+                error.line(),
+                error.column()
+            ))
+        };
         let Schema { schema } = serde_json::from_slice(file).map_err(place)?;
         if schema != SCHEMA {
             return Err(no(format!("its schema is {schema}, and this version reads {SCHEMA}")));
