@@ -130,7 +130,11 @@ impl Metrics {
         let shared_keys =
             list.add("shared_keys", "Requests held because another pod asked with the same key", Counter::default);
         let rejected_writes = list.family("rejected_writes", "Status writes that the API server refused, by cause");
-        let lost_races = list.add("lost_races", "Requests that somebody else answered first", Counter::default);
+        let lost_races = list.add(
+            "lost_races",
+            "Requests that somebody else answered first, by a write that was lost or a look before it",
+            Counter::default,
+        );
         let malformed_objects =
             list.add("malformed_objects", "Objects skipped because they could not be read", Counter::default);
         let panics = list.add("panics", "Walks that panicked; their request was set aside", Counter::default);
@@ -160,7 +164,10 @@ impl Metrics {
             list.add("foreign_bundles", "Trust bundles under our signer names that are not ours", Gauge::default);
         let guard = list.family("guard", "1 for the state that the admission guard is in");
         let first = list.add("first", "1 when this replica answers first", Gauge::default);
-        let watch_restarts = list.family("watch_restarts", "Watches begun anew, by cause");
+        let watch_restarts = list.family(
+            "watch_restarts",
+            "Watches begun anew, by cause; `rolled_back`: etcd is an older one, and everything was listed again",
+        );
         let overload = list.add("overload", "Calls that the API server was too busy for", Counter::default);
         let events_dropped = list.add("events_dropped", "Events on pods that could not be written", Counter::default);
         let audit_failures = list.add("audit_failures", "Audit lines that could not be written", Counter::default);
