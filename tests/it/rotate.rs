@@ -94,7 +94,13 @@ async fn spoilt(bed: Bed, fault: Fault, phase: &str) {
     let copy = secret(&stage, "podmint-ca").await.unwrap();
     ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
     reaches(&stage, phase).await;
-    let before = stage.issued(&stage.request_for(&pod).make().await).await;
+    // The Secret says so a moment before the new root signs.
+    let before = until(format!("{fault:?}: whoever signs in {phase} has signed"), async || {
+        let status = stage.issued(&stage.request_for(&pod).make().await).await;
+        let is_old = matches!(trace(status["certificateChain"].as_str()?, &roots), Origin::Ours { .. });
+        (phase != "drain" || !is_old).then_some(status)
+    })
+    .await;
     let both = pems(&stage.published_roots().await);
     assert_eq!(both.len(), 2, "{fault:?}");
     let data = |secret: &Value| json!({"data": secret["data"]});
