@@ -249,7 +249,8 @@ impl Turn {
             seen.lease.holder_identity == spec.holder_identity && seen.lease.lease_transitions == spec.lease_transitions
         });
         let has_run_out = self.has_run_out(&spec, seen);
-        if holder != self.identity && !holder.is_empty() && !has_run_out && !(takes && is_known) {
+        let is_free = holder == self.identity || holder.is_empty() || has_run_out || takes && is_known;
+        if !is_free {
             return Ok(if is_known { Found::Known } else { Found::New });
         }
         let changes = spec.lease_transitions.unwrap_or(0);
