@@ -1,10 +1,8 @@
 //! What the library costs, as ratios within one run: `cargo bench -p podmint --bench client`. It asserts nothing.
 //!
 //! A handshake is both sides on one thread, in memory, in CPU time of that thread. Arms take turns, so that a noisy machine disturbs all of them; the first two are the same, which
-//! shows the noise. go-spiffe's row is its own program's CPU time, both sides in one process; it needs Go.
-//!
-//! There is no row for rust-spiffe: its source of credentials takes them from the Workload API alone (gRPC over a socket), so that it would bring tonic's transport and prost into
-//! every build of these tests, and a fake of that API to this file.
+//! shows the noise. The rows of go-spiffe and rust-spiffe are programs of their own (`rust-spiffe/` beside this file), each with its CPU time for both sides in one process; the
+//! one needs Go, the other is built here.
 
 #![expect(
     clippy::as_conversions,
@@ -26,6 +24,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
@@ -53,7 +52,7 @@ fn main() {
     }
     let setting = Setting::new();
     let identity = runtime.block_on(setting.identity(rustls::crypto::aws_lc_rs::default_provider()));
-    go(&setting);
+    peers(&setting);
     runtime.block_on(rotations(&setting, &identity, 0));
     generations(&setting, &identity);
     let open = runtime.block_on(memory(&identity));
@@ -66,7 +65,7 @@ fn main() {
 
 struct Setting {
     _folder: tempfile::TempDir,
-    go: tempfile::TempDir,
+    files: tempfile::TempDir,
     volume: Volume,
     root: Authority,
     issuer: Authority,
@@ -83,8 +82,8 @@ impl Setting {
         let issued = issuer.issue_with("/ns/shop/sa/till", |params| {
             params.subject_alt_names.push(rcgen::SanType::DnsName("till.test".try_into().unwrap()));
         });
-        let go = tempfile::tempdir().unwrap();
-        let setting = Self { _folder: folder, go, volume, root, issuer, issued };
+        let files = tempfile::tempdir().unwrap();
+        let setting = Self { _folder: folder, files, volume, root, issuer, issued };
         setting.write(&setting.issued);
         setting
     }
@@ -236,22 +235,30 @@ async fn rotations(setting: &Setting, identity: &PodIdentity, open: usize) {
     }
 }
 
-/// The same handshake in Go.
-fn go(setting: &Setting) {
+/// The same handshake in Go, and by rust-spiffe.
+fn peers(setting: &Setting) {
     for (file, text) in
         [("key.pem", &setting.issued.key), ("chain.pem", &setting.issued.chain), ("trust.pem", &setting.root.trust())]
     {
-        std::fs::write(setting.go.path().join(file), text).unwrap();
+        std::fs::write(setting.files.path().join(file), text).unwrap();
     }
     let peer = go::program("peer");
     for (kind, name) in [("std", "crypto/tls"), ("spiffe", "go-spiffe")] {
-        let id = format!("spiffe://{DOMAIN}/ns/shop/sa/till");
-        let rounds = (ROUNDS * BATCH).to_string();
-        let mut command = std::process::Command::new(&peer);
-        let output = command.args(["bench", kind]).arg(setting.go.path()).args([&id, &rounds]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        println!("handshake Go        {name:11} {:>7} us", String::from_utf8(output.stdout).unwrap().trim());
+        let mut command = Command::new(&peer);
+        peer_row("Go", name, setting, command.args(["bench", kind]));
     }
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "--release", "--quiet", "--locked", "--manifest-path"]);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rust-spiffe/Cargo.toml"));
+    command.args(["--target-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/rust-spiffe"), "--"]);
+    peer_row("aws-lc-rs", "rust-spiffe", setting, &mut command);
+}
+
+fn peer_row(kind: &str, name: &str, setting: &Setting, command: &mut Command) {
+    let (id, rounds) = (format!("spiffe://{DOMAIN}/ns/shop/sa/till"), (ROUNDS * BATCH).to_string());
+    let output = command.arg(setting.files.path()).args([&id, &rounds]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("handshake {kind:9} {name:11} {:>7} us", String::from_utf8(output.stdout).unwrap().trim());
 }
 
 /// Resident memory of generations that are held.

@@ -13,6 +13,7 @@ use crate::spiffe::TrustDomain;
 use crate::verify::Moment;
 use rustls::crypto::CryptoProvider;
 use rustls::time_provider::TimeProvider;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -281,7 +282,11 @@ fn with_trust(
         CredentialFiles::Pair { key, chain } => Source::key_and_chain(key, chain),
     };
     if !trust.is_empty() {
-        return Ok(trust.into_iter().fold(source, |source, (domain, file)| source.trust(domain, file)));
+        let mut named = BTreeSet::new();
+        return Ok(trust.into_iter().fold(source, |source, (domain, file)| {
+            // A domain that is named again has moved from one authority to another, or is about to.
+            if named.insert(domain.clone()) { source.trust(domain, file) } else { source.also_trust(domain, file) }
+        }));
     }
     match (domain, chains.as_slice()) {
         // Without a good credential there is nothing to say about trust yet.

@@ -43,7 +43,7 @@ pub(crate) fn sort(folder: &Path, names: &[PathBuf]) -> Named {
         for name in names {
             let domain = name.to_str().and_then(|name| name.strip_suffix(ending));
             if let Some(domain) = domain.and_then(|domain| domain.parse::<TrustDomain>().ok()) {
-                trust.entry(domain).or_insert_with(|| folder.join(name));
+                trust.entry(domain).or_insert_with(|| vec![folder.join(name)]);
             }
         }
     }
@@ -76,8 +76,8 @@ mod tests {
         assert_eq!(
             trust,
             [
-                ("a.example".into(), PathBuf::from("/creds/a.example.spiffe-trust-bundle.x509.pem")),
-                ("b.example".into(), PathBuf::from("/creds/b.example.trust-bundle.pem")),
+                ("a.example".into(), vec![PathBuf::from("/creds/a.example.spiffe-trust-bundle.x509.pem")]),
+                ("b.example".into(), vec![PathBuf::from("/creds/b.example.trust-bundle.pem")]),
             ]
         );
     }

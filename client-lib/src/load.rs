@@ -301,10 +301,7 @@ impl Loader {
             },
         };
         let credential = credential(&named.credential, &self.provider, &mut reading, &mut seen);
-        let trust = named.trust.iter().map(|(domain, path)| {
-            let anchors = reading.read(path).and_then(|contents| trust::parse(contents.bytes(), path, domain));
-            (domain.clone(), anchors)
-        });
+        let trust = named.trust.iter().map(|(domain, paths)| (domain.clone(), anchors(domain, paths, &mut reading)));
         let trust: BTreeMap<_, _> = trust.collect();
         let chain_path = named.credential.paths().chain().to_path_buf();
         if trust.is_empty() {
@@ -313,6 +310,19 @@ impl Loader {
         }
         Loaded { credential, trust: Some(trust), seen, chain_path }
     }
+}
+
+/// Of all files of one domain. Only the first must hold somebody.
+fn anchors(domain: &TrustDomain, paths: &[PathBuf], reading: &mut Reading<'_>) -> Result<Anchors, LoadError> {
+    let mut all = Anchors::default();
+    for (index, path) in paths.iter().enumerate() {
+        match reading.read(path).and_then(|contents| trust::parse(contents.bytes(), path, domain)) {
+            Ok(anchors) => all = all.and(anchors),
+            Err(LoadError::EmptyTrust { .. }) if index > 0 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
 }
 
 fn credential(

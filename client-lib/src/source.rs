@@ -40,7 +40,8 @@ pub(crate) enum Files {
 #[derive(Debug, Clone)]
 pub(crate) struct Named {
     pub(crate) credential: CredentialFiles<PathBuf>,
-    pub(crate) trust: BTreeMap<TrustDomain, PathBuf>,
+    /// Behind the first, those of [`Source::also_trust`].
+    pub(crate) trust: BTreeMap<TrustDomain, Vec<PathBuf>>,
 }
 
 /// One file or two; of paths, or of their contents.
@@ -116,15 +117,29 @@ impl Source {
 
     /// Believe members of `domain` whose chain ends in a certificate of this file, and nobody else of that domain.
     ///
-    /// Each domain has one file. Naming a domain twice, or beside a [`Source::folder`], which names its own, is an error at the start.
+    /// Each domain has one file, but for [`Source::also_trust`]. Naming a domain twice, or beside a [`Source::folder`], which names its own, is an error at the start.
     #[must_use]
     pub fn trust(mut self, domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
         let named_before = match &mut self.files {
-            Files::Named(named) => named.trust.insert(domain.clone(), path.into()).is_some(),
+            Files::Named(named) => named.trust.insert(domain.clone(), vec![path.into()]).is_some(),
             Files::Folder(_) => true,
         };
         if named_before {
             self.ambiguous = Some(domain);
+        }
+        self
+    }
+
+    /// Believe members of `domain` whose chain ends in a certificate of this file, too: while their certificates move from one authority to another, and both
+    /// give the same SPIFFE IDs. Call it behind [`Source::trust`] of the same domain.
+    ///
+    /// The files stay apart, and each comes from whoever answers for it. An empty one adds nobody: that is how the other authority is withdrawn without a restart. If one
+    /// is missing or spoilt, the last good anchors of the domain stay, and [`Health`](crate::Health) says so.
+    #[must_use]
+    pub fn also_trust(mut self, domain: TrustDomain, path: impl Into<PathBuf>) -> Self {
+        match &mut self.files {
+            Files::Named(named) => named.trust.entry(domain).or_default().push(path.into()),
+            Files::Folder(_) => self.ambiguous = Some(domain),
         }
         self
     }
@@ -155,7 +170,7 @@ impl Source {
             Files::Named(Named { credential, trust }) => {
                 let credential = credential.paths();
                 let both = [credential.key(), credential.chain()].map(Path::to_path_buf);
-                both.into_iter().chain(trust.values().cloned()).collect()
+                both.into_iter().chain(trust.values().flatten().cloned()).collect()
             }
             Files::Folder(folder) => vec![folder.join(delivery::CREDENTIALS.first().unwrap_or(&""))],
         }

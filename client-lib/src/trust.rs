@@ -71,6 +71,20 @@ impl Anchors {
         self.anchors.iter().filter_map(|anchor| anchor.subject_key_id.clone()).collect()
     }
 
+    /// These and those.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let Self { anchors, webpki, ignored } = self;
+        let both = anchors.into_iter().chain(other.anchors).zip(webpki.into_iter().chain(other.webpki));
+        Self { ignored: ignored.saturating_add(other.ignored), ..Self::sorted(both.collect()) }
+    }
+
+    fn sorted(mut found: Vec<(Anchor, TrustAnchor<'static>)>) -> Self {
+        found.sort_by(|(one, _), (other, _)| one.der.cmp(&other.der));
+        found.dedup_by(|(one, _), (other, _)| one.der == other.der);
+        let (anchors, webpki) = found.into_iter().unzip();
+        Self { anchors, webpki, ignored: 0 }
+    }
+
     pub(crate) fn webpki(&self) -> &[TrustAnchor<'static>] {
         &self.webpki
     }
@@ -139,10 +153,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, domain: &TrustDomain) -> Result<A
     if found.is_empty() {
         return Err(LoadError::NoAnchor { path: path.into(), domain: domain.clone(), ignored });
     }
-    found.sort_by(|(one, _), (other, _)| one.der.cmp(&other.der));
-    found.dedup_by(|(one, _), (other, _)| one.der == other.der);
-    let (anchors, webpki) = found.into_iter().unzip();
-    Ok(Anchors { anchors, webpki, ignored })
+    Ok(Anchors { ignored, ..Anchors::sorted(found) })
 }
 
 /// The certificate as an anchor; nothing if it is none.

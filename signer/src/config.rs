@@ -13,7 +13,7 @@ mod template;
 mod tests;
 mod wording;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 pub(crate) use self::{check::LONGEST_SECONDS, template::subject_text};
 pub use self::{
@@ -70,8 +70,8 @@ pub struct PodSigner {
     pub lifetime: Lifetime,
     /// `spec.profile`.
     pub wording: Wording,
-    /// `spec.authority.selfManaged`.
-    pub authority: SelfManaged,
+    /// `spec.authority`.
+    pub authority: Authority,
     /// What its annotations ask of the CA; nothing is known of a document in a file, which is never changed for a day.
     pub wish: Option<Wish>,
 }
@@ -128,20 +128,50 @@ pub struct Lifetime {
     pub refresh_to_permille: u32,
 }
 
-/// Where a CA that Podmint makes itself is kept.
+/// Where a CA comes from, and where it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelfManaged {
+pub struct Authority {
+    /// Where it comes from.
+    pub origin: Origin,
     /// The Secret of the issuing CA, read by every replica.
     pub secret_name: DnsName,
     /// The Secret of the root, read only while an issuing CA is made.
     pub root_secret_name: DnsName,
 }
 
-impl SelfManaged {
-    /// Both Secrets.
+/// Where a CA comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Podmint makes it.
+    SelfManaged,
+    /// Somebody writes it into this Secret of our namespace.
+    Secret(DnsName),
+    /// Somebody mounts it into this folder.
+    Files(Box<Path>),
+}
+
+impl Authority {
+    /// Our own two Secrets.
     pub(crate) fn names(&self) -> [&DnsName; 2] {
-        let Self { secret_name, root_secret_name } = self;
+        let Self { origin: _, secret_name, root_secret_name } = self;
         [secret_name, root_secret_name]
+    }
+
+    /// Every Secret that it rests on: no other PodSigner may have one of them.
+    fn secrets(&self) -> impl Iterator<Item = &DnsName> {
+        self.names().into_iter().chain(match &self.origin {
+            Origin::Secret(brought) => Some(brought),
+            Origin::SelfManaged | Origin::Files(_) => None,
+        })
+    }
+
+    /// Where it is brought, as messages call it; none where we make it.
+    pub(crate) fn brought(&self) -> Option<String> {
+        match &self.origin {
+            Origin::SelfManaged => None,
+            Origin::Secret(name) => Some(format!("the Secret {name}")),
+            Origin::Files(folder) => Some(format!("the folder {}", folder.display())),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
         lease::{Right, Standing},
         versions::Version,
         watch::News,
-        wire::{RequestObject, State},
+        wire::{RequestObject, State, Target},
     },
     health::Health,
     metrics::StateLabels,
@@ -57,11 +57,13 @@ pub(crate) struct Controller {
     stored: usize,
     turned_away: bool,
     limit: Limit,
+    /// The last listing of each signer that has ended.
+    listed: HashMap<usize, u64>,
     walks: JoinSet<Walked>,
     flying: HashMap<Id, RequestUid>,
     rate: Rate,
     /// Issued requests that came by before we knew our own roots.
-    untraced: Vec<(usize, RequestUid, Version, Box<RequestObject>)>,
+    untraced: Vec<(usize, RequestUid, Box<RequestObject>)>,
     progress: Progress,
 }
 
@@ -110,6 +112,7 @@ impl Controller {
             stored: 0,
             turned_away: false,
             limit: Limit::new(),
+            listed: HashMap::new(),
             walks: JoinSet::new(),
             flying: HashMap::new(),
             rate: Rate::default(),
@@ -168,6 +171,12 @@ impl Controller {
             && let Some(uid) = self.queue.take(age, now)
         {
             let Some(item) = self.queue.get(&uid) else { continue };
+            // An earlier request with the same key, answered perhaps, may come later in the same listing.
+            if self.listed.get(&item.signer).is_none_or(|ended| *ended < item.round) {
+                let until = now.checked_add(UNLISTED).unwrap_or(now);
+                self.queue.settle(&uid, Next::Wait { until, awaits: Awaits::Listing });
+                continue;
+            }
             let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(right, now)));
             self.flying.insert(handle.id(), uid);
             room = room.saturating_sub(1);
@@ -206,6 +215,7 @@ impl Controller {
     fn follow_roster(&mut self) {
         let roster = self.parts.roster.clone();
         self.untraced.retain(|(signer, ..)| roster.knows(*signer));
+        self.listed.retain(|signer, _| roster.knows(*signer));
         for item in self.queue.sweep(u64::MAX, |item| !roster.knows(item.signer)) {
             self.stored = self.stored.saturating_sub(item.weight());
         }
@@ -230,6 +240,8 @@ impl Controller {
                 }
                 self.parts.live().sweep(signer, round);
                 self.parts.roster.listed(signer);
+                self.listed.insert(signer, round);
+                self.queue.wake(Awaits::Listing);
             }
             News::Open => self.progress.open = Some(Instant::now()),
         }
@@ -250,6 +262,7 @@ impl Controller {
                 self.drop_from_queue(&target.uid);
             }
             State::Pending => {
+                self.note_key(signer, &target, &object);
                 if let Some(known) = self.queue.get_mut(&target.uid) {
                     let before = known.weight();
                     known.update(version, object);
@@ -264,13 +277,16 @@ impl Controller {
                     return;
                 }
                 let age = self.parts.age(object.created());
-                let item = Item::new(signer, version, target.clone(), object, age, self.stored < STORE);
+                let item = Item::new(signer, round, version, target.clone(), object, age, self.stored < STORE);
                 self.stored = self.stored.saturating_add(item.weight());
                 self.queue.add(&target.uid, target.namespace.as_str(), item, round, Instant::now());
             }
             State::Issued => {
                 self.answered(&target.uid);
-                self.inspect(signer, target.uid, version, Box::new(object));
+                if !self.parts.live().knows_chain(&target.uid, object.certificate_chain().unwrap_or_default()) {
+                    self.note_key(signer, &target, &object);
+                    self.inspect(signer, target.uid, Box::new(object));
+                }
             }
             State::Denied | State::Failed => self.answered(&target.uid),
         }
@@ -292,18 +308,19 @@ impl Controller {
         self.parts.desk.beaten();
     }
 
-    /// Looks at a certificate that was issued under our signer name, whoever wrote it.
-    fn inspect(&mut self, signer: usize, uid: RequestUid, version: Version, object: Box<RequestObject>) {
-        let chain = object.certificate_chain().unwrap_or_default();
-        if self.parts.live().knows_chain(&uid, chain) {
-            return;
-        }
+    fn note_key(&self, signer: usize, target: &Target, object: &RequestObject) {
         // It reads bytes that somebody else wrote.
-        let origin = catch_unwind(AssertUnwindSafe(|| {
-            self.parts.note_key(signer, version, &object);
-            self.parts.trace(signer, chain)
-        }));
-        match origin {
+        if catch_unwind(AssertUnwindSafe(|| self.parts.note_key(signer, target, object))).is_err() {
+            self.parts.metrics.panics.inc();
+            tracing::error!(request = target.uid.as_str(), "could not read the key of a request: it panicked");
+        }
+    }
+
+    /// Looks at a certificate that was issued under our signer name, whoever wrote it.
+    fn inspect(&mut self, signer: usize, uid: RequestUid, object: Box<RequestObject>) {
+        let chain = object.certificate_chain().unwrap_or_default();
+        // It reads bytes that somebody else wrote.
+        match catch_unwind(AssertUnwindSafe(|| self.parts.trace(signer, chain))) {
             Ok(Some(Origin::Ours { .. })) => self.parts.live().note_chain(&uid, signer, chain),
             Ok(Some(Origin::Foreign { .. } | Origin::Unreadable)) => {
                 self.parts.live().note_chain(&uid, signer, chain);
@@ -313,7 +330,7 @@ impl Controller {
                     "a certificate was issued under our signer name that is not ours"
                 );
             }
-            Ok(None) if self.untraced.len() < MOST_UNTRACED => self.untraced.push((signer, uid, version, object)),
+            Ok(None) if self.untraced.len() < MOST_UNTRACED => self.untraced.push((signer, uid, object)),
             Ok(None) => {}
             Err(_panic) => {
                 self.parts.metrics.panics.inc();
@@ -323,8 +340,8 @@ impl Controller {
     }
 
     fn trace_the_rest(&mut self) {
-        for (signer, uid, version, object) in std::mem::take(&mut self.untraced) {
-            self.inspect(signer, uid, version, object);
+        for (signer, uid, object) in std::mem::take(&mut self.untraced) {
+            self.inspect(signer, uid, object);
         }
     }
 
@@ -379,8 +396,9 @@ impl Controller {
             Ended::Held { hold, pod } => {
                 let awaits = item::awaits(&hold);
                 self.because(uid, hold.label());
-                let first = self.standing.borrow().is_first();
-                if let (true, Some(item)) = (first, self.queue.get_mut(uid)) {
+                // One who cannot renew his Lease in time, and whom nobody has followed, tells too: twice is better than never.
+                let tells = self.standing.borrow().was_first();
+                if let (true, Some(item)) = (tells, self.queue.get_mut(uid)) {
                     item.tell(&self.parts, &hold, pod, now);
                 }
                 self.wait(uid, item::backoff(&hold), awaits)
@@ -458,6 +476,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(30);
 /// How often a standby looks whether somebody should be stood in for.
 const GLANCE: Duration = Duration::from_millis(100);
+/// Longer than any listing; when one ends it is told.
+const UNLISTED: Duration = Duration::from_mins(10);
 const FAULT: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 /// An object that panicked once will do so again, unless it was bad luck.
 const PANICKED: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(5) };
@@ -467,3 +487,6 @@ const MOST_KEPT: usize = 20_000;
 const MOST_UNTRACED: usize = 500;
 /// Bytes of requests kept in memory; the rest are read again when it is their turn.
 const STORE: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -72,9 +72,9 @@ pub struct PodSignerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
 
-    /// Where the CA comes from.
-    #[serde(default)]
-    pub authority: Authority,
+    /// Where the CA comes from. Without a word of it, Podmint makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
 }
 
 /// One rule, for pods of which all that it says of them is true. The first rule that is for a pod decides.
@@ -245,25 +245,71 @@ pub struct Lifetime {
     pub refresh_at: Vec<f64>,
 }
 
-/// Where the CA comes from.
+/// Where the CA comes from: one of these. Nothing is filled in here, so that the one can be written in place of the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.selfManaged), has(self.secret), has(self.files)].filter(it, it).size() <= 1").message("a CA comes from one place: leave one of selfManaged, secret and files, and write null for the other"))]
 pub struct Authority {
     /// Podmint makes it and keeps it in Secrets of its own namespace.
-    #[serde(default)]
-    pub self_managed: SelfManaged,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_managed: Option<SelfManaged>,
+    /// Somebody writes it into a Secret of Podmint's namespace, as cert-manager does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<BroughtSecret>,
+    /// Somebody mounts it into the signer's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<BroughtFiles>,
 }
 
 /// A CA that Podmint makes. Two PodSigners never share a Secret.
 #[derive(Clone, Debug, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.rootSecretName) || self.rootSecretName != self.secretName").message("secretName and rootSecretName must differ: who signs has no business with the root's key"))]
+#[x_kube(validation = Rule::new(OWN_DIFFER).message("secretName and rootSecretName must differ: who signs has no business with the root's key"))]
 pub struct SelfManaged {
     /// The Secret of the issuing CA.
     #[serde(default = "secret_name")]
     #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
     pub secret_name: String,
     /// The Secret of the root; the name of the other with `-root` where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
+    pub root_secret_name: Option<String>,
+}
+
+/// A CA in a Secret: tls.crt (the issuing CA first, then what is between it and the root), tls.key, and ca.crt (the root).
+#[derive(Clone, Debug, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(OWN_DIFFER).message("secretName and rootSecretName must differ: who signs has no business with the root's key"),
+    validation = Rule::new("self.name != self.secretName && (!has(self.rootSecretName) || self.name != self.rootSecretName)").message("Podmint keeps what it signs with in Secrets of its own: give secretName or rootSecretName another name than the Secret that is brought")
+)]
+pub struct BroughtSecret {
+    /// The Secret that is brought. It is read, and never written.
+    #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
+    pub name: String,
+    /// The Secret of what signs, and of where its rotation is.
+    #[serde(default = "secret_name")]
+    #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
+    pub secret_name: String,
+    /// The Secret of what signs next; the name of the other with `-root` where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
+    pub root_secret_name: Option<String>,
+}
+
+/// A CA in three files of the same names, the same for every replica.
+#[derive(Clone, Debug, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(OWN_DIFFER).message("secretName and rootSecretName must differ: who signs has no business with the root's key"))]
+pub struct BroughtFiles {
+    /// The folder, from the root of the signer's container on.
+    #[schemars(length(min = 2, max = 1024), regex(pattern = "^/"))]
+    pub directory: String,
+    /// The Secret of what signs, and of where its rotation is.
+    #[serde(default = "secret_name")]
+    #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
+    pub secret_name: String,
+    /// The Secret of what signs next; the name of the other with `-root` where it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = DNS_NAME))]
     pub root_secret_name: Option<String>,
@@ -394,12 +440,6 @@ impl Default for Lifetime {
     }
 }
 
-impl Default for SelfManaged {
-    fn default() -> Self {
-        Self { secret_name: secret_name(), root_secret_name: None }
-    }
-}
-
 fn all_key_types() -> Vec<KeyType> {
     use KeyType::{EcdsaP256, EcdsaP384, EcdsaP521, Ed25519, Rsa3072, Rsa4096};
     vec![Rsa3072, Rsa4096, EcdsaP256, EcdsaP384, EcdsaP521, Ed25519]
@@ -450,6 +490,7 @@ macro_rules! seconds {
         )
     };
 }
+const OWN_DIFFER: &str = "!has(self.rootSecretName) || self.rootSecretName != self.secretName";
 const NOT_TOO_SHORT: &str = seconds!(">= 3600");
 const NOT_TOO_LONG: &str = seconds!("<= 1209600");
 

@@ -226,12 +226,13 @@ async fn compare(stage: &Stage, signer: &Signer, pod: &Pod, said: &Value, reques
     let context = || format!("{}: explained {said:#}\nunder {document}", pod.name);
     if said["answer"] == "held" {
         let message = said["message"].as_str().unwrap();
-        let text = until(format!("{} is told why it waits", pod.name), async || {
+        let text = until(format!("{} is told why it waits\n{}", pod.name, context()), async || {
+            let answer = stage.read(request).await.as_ref().and_then(Said::of);
+            assert_eq!(answer, None, "{}", context());
             stage.events_of(pod).await.first().and_then(|event| event["message"].as_str().map(str::to_owned))
         })
         .await;
         assert_eq!(text, format!("certificate request {} waits: {message}", request.name), "{}", context());
-        assert_eq!(stage.read(request).await.as_ref().and_then(Said::of), None, "{}", context());
         return 1;
     }
     match stage.answer(request).await {

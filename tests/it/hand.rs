@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use podmint_signer::authority::state::{Name, Signing};
-use podmint_signer::authority::{Generation, Makings, Plan, Put, Roots, Rotation, SecretData, Write, make};
+use podmint_signer::authority::{
+    Generation, Makings, Plan, Put, Roots, Rotation, SecretData, SelfManaged, Write, make,
+};
 use podmint_signer::config::Domains;
 use podmint_signer::names::{SerialNumber, TrustDomain};
 use podmint_tests::call::{self, Answer};
@@ -77,7 +79,8 @@ async fn put(stage: &Stage, change: impl Fn(&Signing) -> Option<(Put, OffsetDate
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).expect("the system gives random bytes");
     let serial = SerialNumber::from_random(random);
-    let makings = Makings { trust_domain: &trust_domain, domains: &domains, now, serial, trusted: "" };
+    let makings =
+        Makings { trust_domain: &trust_domain, domains: &domains, now, serial, source: &SelfManaged, trusted: "" };
     let made = make::signing(&put, Some(&before), Some(&roots), &makings).ok()?;
     let data: BTreeMap<String, ByteString> = made.data().expect("a plan can be written");
     let change = json!({"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "data": data});

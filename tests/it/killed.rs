@@ -6,12 +6,13 @@ use std::time::Duration;
 use podmint_devcluster::Options;
 use podmint_signer::authority::{Origin, trace};
 use podmint_tests::server::Settings;
-use podmint_tests::signer::SignerProcess;
+use podmint_tests::signer::{SignerPlan, SignerProcess};
 use podmint_tests::stage::Pod;
 use podmint_tests::until::until;
 use podmint_tests::{Bed, Stage, assets, bare};
 use serde_json::{Value, json};
 
+use crate::brought::{Place, Writer, allow};
 use crate::hand::{age, secret, state};
 use crate::rotate::{ask, issuing, paced, pems, waits};
 use crate::trust::move_authority;
@@ -21,11 +22,11 @@ use crate::trust::move_authority;
 fn a_rotation_survives_a_kill_at_each_edge() {
     podmint_tests::run(async {
         let bed = Bed::own(Settings::of("1.37.2")).await;
-        rotation(&bed, "killed-edges", false, async || {
+        let restart = async || {
             bed.go_down();
             bed.come_back().await;
-        })
-        .await;
+        };
+        rotation(&bed, "killed-edges", None, false, restart).await;
     });
 }
 
@@ -33,18 +34,39 @@ fn a_rotation_survives_a_kill_at_each_edge() {
 #[test]
 fn a_rotation_survives_kills_of_one_of_two_replicas() {
     podmint_tests::run(async {
-        rotation(&Bed::shared("1.37.2").await, "killed-beside", true, async || {}).await;
+        rotation(&Bed::shared("1.37.2").await, "killed-beside", None, true, async || {}).await;
     });
 }
 
-async fn rotation(bed: &Bed, story: &str, has_other: bool, restart: impl AsyncFn()) {
+/// A CA that is brought, by one replica and by two.
+#[test]
+fn the_rotation_of_a_brought_ca_survives_a_kill_at_each_edge() {
+    podmint_tests::run(async {
+        let bed = Bed::shared("1.37.2").await;
+        for (story, has_other) in [("killed-brought", false), ("killed-brought-two", true)] {
+            rotation(&bed, story, Some(&Place::new(false)), has_other, async || {}).await;
+        }
+    });
+}
+
+/// Of our own CA, or of the one that somebody brings there.
+async fn rotation(bed: &Bed, story: &str, brought: Option<&Place>, has_other: bool, restart: impl AsyncFn()) {
     let stage = Stage::open(bed, story).await;
     let pod = stage.any_pod().await;
-    let mut signer = start(&stage, "first").await;
-    let other = if has_other { Some(start(&stage, "other").await) } else { None };
+    if let Some(place) = brought {
+        allow(&stage).await;
+        place.bring(&stage, &Writer::new().issuing()).await;
+    }
+    let start =
+        async |name: &str| start(brought.map_or_else(|| paced(&stage), |place| place.signer(&stage)), name).await;
+    let mut signer = start("first").await;
+    let other = if has_other { Some(start("other").await) } else { None };
     let old = pems(&stage.published_roots().await);
     issued(&stage, &pod, "before").await;
-    ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
+    match brought {
+        Some(place) => place.bring(&stage, &Writer::new().issuing()).await,
+        None => ask(&stage, json!({"podmint.dev/rotate": "now"})).await,
+    }
     for (number, edge) in EDGES.into_iter().enumerate() {
         waits(edge, async || (edge_of(&stage).await? > number).then_some(())).await;
         signer.kill();
@@ -53,7 +75,7 @@ async fn rotation(bed: &Bed, story: &str, has_other: bool, restart: impl AsyncFn
         let is_over = edge_of(&stage).await == Some(EDGES.len());
         assert!(is_over || published.is_superset(&old), "{edge}: the old root was withdrawn");
         restart().await;
-        signer = start(&stage, &format!("after-{}", edge.replace(' ', "-"))).await;
+        signer = start(&format!("after-{}", edge.replace(' ', "-"))).await;
         issued(&stage, &pod, edge).await;
     }
     until("the old root is withdrawn", async || pems(&stage.published_roots().await).is_disjoint(&old).then_some(()))
@@ -95,13 +117,13 @@ fn a_renewal_survives_a_kill_at_each_edge() {
         paced(&then).start().await.ready().await.stop().await;
         move_authority(&then, &stage).await;
         let pod = stage.any_pod().await;
-        let mut signer = start(&stage, "first").await;
+        let mut signer = start(paced(&stage), "first").await;
         let roots = stage.published_roots().await;
         let mut signed = issuing(&issued(&stage, &pod, "before").await);
         let mut other = None;
         for has_other in [false, true] {
             if has_other {
-                other = Some(start(&stage, "other").await);
+                other = Some(start(paced(&stage), "other").await);
             }
             for edge in ["old", "old, 40 ms", "old, 80 ms", "old, 120 ms", "renewed", "signing"] {
                 let old = age(&stage).await;
@@ -117,7 +139,7 @@ fn a_renewal_survives_a_kill_at_each_edge() {
                     }
                 }
                 signer.kill();
-                signer = start(&stage, "next").await;
+                signer = start(paced(&stage), "next").await;
                 waits(edge, async || is_past(&stage, old).await).await;
                 let status = waits(edge, async || {
                     let status = issued(&stage, &pod, edge).await;
@@ -136,9 +158,9 @@ fn a_renewal_survives_a_kill_at_each_edge() {
     });
 }
 
-async fn start(stage: &Stage, name: &str) -> SignerProcess {
+async fn start(plan: SignerPlan<'_>, name: &str) -> SignerProcess {
     let binary = assets::binary("paced-signer");
-    paced(stage).called(name).start_process_of(&binary).await.ready().await
+    plan.called(name).start_process_of(&binary).await.ready().await
 }
 
 /// A certificate of this moment, which chains to a published root.

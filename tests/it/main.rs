@@ -13,7 +13,9 @@
 mod administrator;
 mod attack;
 mod bind;
+mod brought;
 mod ca;
+mod cert_manager;
 mod doctor;
 mod down;
 mod dumps;

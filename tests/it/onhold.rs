@@ -153,11 +153,10 @@ fn the_commands_need_the_roles_of_the_chart_and_no_more() {
         let holder = bound(&stage, &["podmint-user", "podmint-holder"]).await;
         let nobody = bound(&stage, &[]).await;
 
-        let (status, said) = user.runs("status", &["-o", "json"]).await;
-        let json: Value = serde_json::from_str(&said).unwrap_or_else(|why| panic!("{why}: {said}"));
-        assert_eq!((status, &json["podSigners"][0]["signerName"]), (0, &json!(stage.signer_name)), "{said}");
-        let (status, said) = user.runs("explain", &["pod/web", "-n", &stage.namespace, "-o", "yaml"]).await;
-        assert!(status == 0 && said.contains("answer: issued"), "{said}");
+        let json = user.shows("status", &[], 0).await;
+        assert_eq!(json["podSigners"][0]["signerName"], json!(stage.signer_name), "{json}");
+        let json = user.shows("explain", &["pod/web", "-n", &stage.namespace], 0).await;
+        assert_eq!(json["sources"][0]["answer"], "issued", "{json}");
         let (status, said) = user.runs("hold", &["pod/web", "-n", &stage.namespace]).await;
         assert!(status == 2 && said.contains("nothing has changed") && said.contains("forbidden"), "{said}");
         let (status, said) = holder.runs("hold", &["pod", "web", "-n", &stage.namespace, "--reason", "a leak"]).await;
@@ -172,10 +171,20 @@ fn the_commands_need_the_roles_of_the_chart_and_no_more() {
         );
         let (status, explained) = user.runs("explain", &["pod/web", "-n", &stage.namespace]).await;
         assert!(status == 1 && explained.contains("WAITS (on_hold)"), "{explained}");
-        let (_, said) = user.runs("hold", &["-o", "json"]).await;
-        assert!(said.contains("\"reason\":\"a leak\""), "{said}");
+        let json = user.shows("requests", &["-n", &stage.namespace], 1).await;
+        assert_eq!(json["requests"][0]["reason"], "on_hold", "{json}");
+        let json = user.shows("explain", &["pod", "web", "-n", &stage.namespace], 1).await;
+        assert_eq!(json["sources"][0]["reason"], "on_hold", "{json}");
+        let json = user.shows("hold", &[], 0).await;
+        assert_eq!(json["holds"][0]["reason"], "a leak", "{json}");
         let (status, said) = holder.runs("release", &["pod/web", "-n", &stage.namespace]).await;
         assert!(status == 0 && said.starts_with("released"), "{said}");
+        let held = ["node/worker-9", "--absent"];
+        let json = holder.shows("hold", &held, 0).await;
+        assert_eq!(json["holds"][0]["kind"], "node", "{json}");
+        let (status, said) = holder.runs("release", &["node/worker-9", "-o", "json"]).await;
+        let json: Value = serde_json::from_str(&said).unwrap_or_else(|why| panic!("{why}: {said}"));
+        assert_eq!((status, &json["holds"]), (0, &json!([])), "{said}");
         stage.issued(&request).await;
         let (status, said) = user.runs("requests", &["-A"]).await;
         assert_eq!((status, said.as_str()), (0, "nothing is pending\n"));
@@ -191,7 +200,7 @@ fn the_commands_need_the_roles_of_the_chart_and_no_more() {
                     && (said.contains("KIND/NAME")
                         || said.contains("must be pod")
                         || said.contains("pod name")
-                        || said.contains("POD")),
+                        || said.contains("pod/NAME")),
                 "{slip:?}: {said}"
             );
         }
@@ -207,6 +216,22 @@ struct User {
 }
 
 impl User {
+    /// What a command shows, with this exit status whichever way it is asked for; as JSON and YAML the same, for people more when wide.
+    async fn shows(&self, command: &str, words: &[&str], status: i32) -> Value {
+        let mut said = Vec::new();
+        for form in ["json", "yaml", "text", "wide"] {
+            let (ended, shown) = self.runs(command, &[words, &["-o", form]].concat()).await;
+            assert_eq!(ended, status, "{command} {words:?} -o {form}: {shown}");
+            said.push(shown);
+        }
+        let json: Value = serde_json::from_str(&said[0]).unwrap_or_else(|why| panic!("{why}: {}", said[0]));
+        let yaml: Value = serde_saphyr::from_str(&said[1]).unwrap_or_else(|why| panic!("{why}: {}", said[1]));
+        assert_eq!(shape(&json), shape(&yaml), "{command} {words:?}");
+        let words = |text: &str| text.split_whitespace().count();
+        assert!(words(&said[2]) <= words(&said[3]), "{}{}", said[2], said[3]);
+        json
+    }
+
     /// The exit status, and all that is said.
     async fn runs(&self, command: &str, words: &[&str]) -> (i32, String) {
         let mut program = tokio::process::Command::new(assets::binary("kubectl-podmint"));
@@ -220,6 +245,21 @@ impl User {
         let done = program.output().await.unwrap();
         let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
         (done.status.code().unwrap(), said.into_owned())
+    }
+}
+
+/// Without numbers, which tell an age here and there, without an end that is counted from now, and without the moment of what was done
+/// again each time.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Number(_) => Value::Null,
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::Object(fields) => {
+            let still =
+                |key: &String| if ["allEndBy", "since"].contains(&&**key) { Value::Null } else { shape(&fields[key]) };
+            fields.keys().map(|key| (key.clone(), still(key))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
     }
 }
 

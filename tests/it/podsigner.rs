@@ -208,6 +208,14 @@ async fn the_schema_refuses_what_the_signer_refuses(bed: &Bed) {
         ("/spec/lifetime", json!({"refreshAt": [0.4]})),
         ("/spec/authority", json!({"selfManaged": {"secretName": "a", "rootSecretName": "a"}})),
         ("/spec/authority", json!({"selfManaged": {"secretName": "A"}})),
+        ("/spec/authority", json!({"selfManaged": {}, "secret": {"name": "my-ca"}})),
+        ("/spec/authority", json!({"secret": {"name": "my-ca"}, "files": {"directory": "/run/ca"}})),
+        ("/spec/authority", json!({"secret": {}})),
+        ("/spec/authority", json!({"secret": {"name": "podmint-ca"}})),
+        ("/spec/authority", json!({"secret": {"name": "a", "secretName": "b", "rootSecretName": "a"}})),
+        ("/spec/authority", json!({"secret": {"name": "a", "secretName": "b", "rootSecretName": "b"}})),
+        ("/spec/authority", json!({"files": {"directory": "run/ca"}})),
+        ("/spec/authority", json!({"files": {"directory": "/run/ca", "secretName": "b", "rootSecretName": "b"}})),
     ];
     let domains = Domains::parse("podmint.dev", "cluster.local").unwrap();
     for (place, wrong) in slips {
@@ -227,7 +235,7 @@ async fn the_schema_refuses_what_the_signer_refuses(bed: &Bed) {
         object["spec"]["lifetime"] = json!({"max": life});
         let made = add(&stage, &object).await;
         assert_eq!(made["spec"]["lifetime"], json!({"max": life, "refreshAt": [0.4, 0.6]}));
-        assert_eq!(made["spec"]["authority"], json!({"selfManaged": {"secretName": "podmint-ca"}}));
+        assert_eq!(made["spec"].get("authority"), None, "one way can be written in place of the other");
         assert_eq!(made["spec"]["keyTypes"].as_array().unwrap().len(), 6);
         let renamed = json!({"spec": {"signerName": "podmint.dev/renamed"}});
         let refused = call::patch(&stage.admin, &path(&made), &renamed).await.expect_err("signerName never changes");

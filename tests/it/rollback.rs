@@ -10,7 +10,7 @@ use podmint_tests::until::{never, until};
 use podmint_tests::{Bed, Stage, call, install, on_every_bed};
 use serde_json::{Value, json};
 
-use crate::hand::{path, secret, state};
+use crate::hand::{path, secret, sign_at_once, state};
 use crate::rotate::{ask, paced, pems, reaches, waits};
 use crate::trust::{bundle, moved};
 
@@ -70,11 +70,47 @@ on_every_bed! {
         assert!(is_under(&stage.issued(&request).await, &roots));
         signer.stop().await;
     }
+
+    /// While no signer runs, the previous root is taken out of the bundle, and the signing Secret of when it signed comes back. Pods may
+    /// not know that root any more: the new one goes on, and the old one drains.
+    async fn a_root_that_was_taken_out_does_not_sign_again(bed: Bed) {
+        let stage = Stage::open(&bed, "taken-out").await;
+        let signer = paced(&stage).start().await.ready().await;
+        let pod = stage.any_pod().await;
+        let (old, first) = (secret(&stage, SIGNING).await.unwrap(), stage.published_roots().await);
+        switches(&stage).await;
+        until("the new root signs", async || {
+            (!is_under(&stage.issued(&stage.request_for(&pod).make().await).await, &first)).then_some(())
+        })
+        .await;
+        signer.stop().await;
+        let (bundle_path, both) = bundle(&stage).await;
+        let new: String = pems(&both).difference(&pems(&first)).cloned().collect();
+        call::patch(&stage.admin, &bundle_path, &json!({"spec": {"trustBundle": new}})).await.unwrap();
+        install::apply(&stage.admin, &moved(old, Some(&stage.signer_namespace))).await;
+
+        let signer = paced(&stage).at(Pace::real()).called("replica-b").start().await.ready().await;
+        assert!(is_under(&stage.issued(&stage.request_for(&pod).make().await).await, &new));
+        assert_eq!(state(&stage).await.unwrap()["mended"]["fault"], "oldCopy");
+        assert_eq!(pems(&stage.published_roots().await), pems(&both), "what the old root signed is trusted until it ends");
+        signer.stop().await;
+    }
+}
+
+/// Makes the next root sign; how long that takes otherwise is another story's subject. No step is taken after that.
+async fn switches(stage: &Stage) {
+    ask(stage, json!({"podmint.dev/rotate": "now"})).await;
+    waits("the new root is to sign", async || {
+        sign_at_once(stage).await;
+        (state(stage).await?["rotation"]["phase"] == "drain").then_some(())
+    })
+    .await;
+    ask(stage, json!({"podmint.dev/pause-rotation": "true"})).await;
 }
 
 /// etcd is as it was before a rotation: Secrets, bundle and mark are of one moment, and pods hold certificates of a root that is
-/// nowhere. Who signed with that a moment ago holds. With the three objects of the newest backup all is as before; without one, whoever
-/// starts goes on with the old root, and makes no third one.
+/// nowhere. Who signed with that before holds, however long the API server was away. With the three objects of the newest backup all is as
+/// before; without one, whoever starts goes on with the old root, and makes no third one.
 #[test]
 fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
     podmint_tests::run(async {
@@ -87,16 +123,16 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
         let old = stage.published_roots().await;
         server.snapshot().await;
 
-        ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
-        reaches(&stage, "drain").await;
+        switches(&stage).await;
         let lost = until("the new root signs", async || {
             let status = stage.issued(&stage.request_for(&pod).make().await).await;
             (!is_under(&status, &old)).then_some(status)
         })
         .await;
         signer.stop().await;
-        // It remembers for half a minute, so that it has not forgotten what it signed with when the API server is back.
-        let mut signer = paced(&stage).at(Pace::compressed(2)).called("replica-b").start().await.ready().await;
+        // For this one the API server is away for longer than what it has confirmed counts; for the next one it is not, unless the machine is
+        // busy.
+        let mut signer = paced(&stage).called("replica-b").start().await.ready().await;
         let newest = [secret(&stage, SIGNING).await.unwrap(), secret(&stage, ROOT).await.unwrap()];
         let (bundle_path, both) = bundle(&stage).await;
         let newest_bundle = call::get(&stage.admin, &bundle_path).await.unwrap();
@@ -106,6 +142,10 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
             assert_eq!(stage.published_roots().await, old, "etcd forgot the rotation");
             assert_eq!(state(&stage).await.unwrap()["generation"], 1);
             let request = holds(&stage, &signer, &pod).await;
+            if !has_backup {
+                // It is seen, although etcd counts again from where it was.
+                signer.says("hold", "authority_unusable").await;
+            }
             let root = secret(&stage, ROOT).await.unwrap();
             assert!(root["data"].get("next.key").is_none(), "a root was made in silence");
             assert_eq!(stage.published_roots().await, old, "nothing is withdrawn, nothing is made");
@@ -113,11 +153,12 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
                 let mut object = moved(newest_bundle.clone(), None);
                 object["apiVersion"] = json!("certificates.k8s.io/v1");
                 object["kind"] = json!("ClusterTrustBundle");
-                put_back(&stage, newest.clone()).await;
+                // The bundle first: as soon as the Secrets are back, the signer sees to it by itself.
                 install::apply(&stage.admin, &object).await;
+                put_back(&stage, newest.clone()).await;
             }
             signer.stop().await;
-            let next = paced(&stage).at(Pace::compressed(2)).called(&format!("after-{has_backup}"));
+            let next = paced(&stage).at(Pace::real()).called(&format!("after-{has_backup}"));
             signer = next.start().await.ready().await;
             let status = stage.issued(&request).await;
             let published = stage.published_roots().await;
@@ -133,10 +174,13 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
     });
 }
 
-/// A request that is seen, although etcd counts again from where it was, and that nobody answers, for no CA can be used.
+/// A request that nobody answers, for no CA can be used.
 async fn holds(stage: &Stage, signer: &Signer, pod: &Pod) -> Request {
     let request = stage.request_for(pod).make().await;
-    signer.says("hold", "authority_unusable").await;
+    until("the signer knows better", async || {
+        (signer.metric("podmint_signer_ca_trouble", &["other_root"]).await > 0.5).then_some(())
+    })
+    .await;
     is_not_answered(stage, &request).await;
     let usable = signer.metric("podmint_signer_ca_usable_until_timestamp_seconds", &[]).await;
     assert!(usable < 0.5, "it says that a CA can be used until {usable}");

@@ -28,23 +28,11 @@ on_every_bed! {
         let first = paced(&stage).start().await.ready().await;
         let second = paced(&stage).called("replica-b").start().await.ready().await;
         let pod = stage.any_pod().await;
-        let old = stage.published_roots().await;
-        let mut witness = Witness::new(&stage, &pod, &old);
-        witness.look().await;
+        let mut witness = Witness::new(&stage, &pod).await;
         ask(&stage, json!({"podmint.dev/rotate": "now"})).await;
-
-        witness.until("drain").await;
-        let new: BTreeSet<String> = witness.published().difference(&pems(&old)).cloned().collect();
-        let (published, switched) = (witness.first_seen(&new), witness.first_issued_under(&new));
-        assert!(switched.duration_since(published) >= DISTRIBUTE, "signed {:?} after it was published", switched.duration_since(published));
-        let last = Instant::now();
-        witness.until("stable").await;
-        until("the old root is withdrawn", async || (pems(&stage.published_roots().await) == new).then_some(())).await;
-        assert!(last.elapsed() >= LIFE.saturating_sub(Duration::from_secs(2)), "withdrawn {:?} after the switch", last.elapsed());
+        witness.hands_over().await;
 
         assert_eq!(state(&stage).await.unwrap()["generation"], 2, "asked for once, done once");
-        let roots = secret(&stage, "podmint-ca-root").await.unwrap();
-        assert!(roots["data"].get("next.key").is_none(), "the key of the old root is gone");
         for signer in [&first, &second] {
             assert!(signer.metric("podmint_signer_foreign_issuance_total", &[]).await < 0.5, "a replica takes the other for a stranger");
             until("it says that all is done", async || {
@@ -165,34 +153,68 @@ pub(crate) fn paced(stage: &Stage) -> podmint_tests::signer::SignerPlan<'_> {
 }
 
 /// Asks for certificates again and again, and notes what is published and what signs.
-struct Witness<'s> {
+pub(crate) struct Witness<'s> {
     stage: &'s Stage,
     pod: &'s Pod,
+    /// What was published, and the last look that did not show it yet.
     seen: Vec<(String, Instant)>,
-    issued: Vec<(String, Instant)>,
+    /// What signed, when it was asked, and when that was seen.
+    issued: Vec<(String, Instant, Instant)>,
+    looked: Instant,
 }
 
 impl<'s> Witness<'s> {
-    fn new(stage: &'s Stage, pod: &'s Pod, published: &str) -> Self {
-        let seen = pems(published).into_iter().map(|root| (root, Instant::now())).collect();
-        Self { stage, pod, seen, issued: Vec::new() }
+    /// Has seen one certificate already.
+    pub(crate) async fn new(stage: &'s Stage, pod: &'s Pod) -> Self {
+        let looked = Instant::now();
+        let seen = pems(&stage.published_roots().await).into_iter().map(|root| (root, looked)).collect();
+        let mut witness = Self { stage, pod, seen, issued: Vec::new(), looked };
+        witness.look().await;
+        witness
+    }
+
+    /// A rotation, from before Distribute to its end: what signs next is published for long enough before, what signed before is trusted
+    /// for as long as its last certificate lives, and its key is gone. Gives what signs now.
+    pub(crate) async fn hands_over(&mut self) -> BTreeSet<String> {
+        let old = self.published();
+        self.until("drain").await;
+        let new: BTreeSet<String> = self.published().difference(&old).cloned().collect();
+        // The Secret says so a moment before the next root signs.
+        let begun = Instant::now();
+        while !self.issued.iter().any(|(root, ..)| new.contains(root)) {
+            assert!(begun.elapsed() < LONG, "the next root does not sign");
+            self.look().await;
+        }
+        let waited = self.first_issued_under(&new).duration_since(self.last_unseen(&new));
+        assert!(waited >= DISTRIBUTE, "signed {waited:?} after it was published");
+        let last = self.issued.iter().rfind(|(root, ..)| !new.contains(root)).expect("the old root signed").1;
+        self.until("stable").await;
+        until("the old root is withdrawn", async || (pems(&self.stage.published_roots().await) == new).then_some(()))
+            .await;
+        let kept = last.elapsed();
+        assert!(kept >= LIFE, "withdrawn {kept:?} after its last certificate");
+        let roots = secret(self.stage, "podmint-ca-root").await.unwrap();
+        assert!(roots["data"].get("next.key").is_none(), "the key of the old CA is gone");
+        new
     }
 
     async fn look(&mut self) {
         // Before anything is signed: what is seen later was perhaps there already.
         let before = self.stage.published_roots().await;
+        let asked = Instant::now();
         let status = self.stage.issued(&self.stage.request_for(self.pod).make().await).await;
         let chain = status["certificateChain"].as_str().unwrap();
         let now = Instant::now();
         for root in pems(&self.stage.published_roots().await) {
             if !self.seen.iter().any(|(seen, _)| *seen == root) {
-                self.seen.push((root, now));
+                self.seen.push((root, self.looked));
             }
         }
+        self.looked = now;
         let under = self.seen.iter().find(|(root, _)| matches!(trace(chain, root), Origin::Ours { .. }));
         let (root, _) = under.expect("a certificate chains to a root that was seen published");
         assert!(pems(&before).contains(root), "it was published before the request was made");
-        self.issued.push((root.clone(), now));
+        self.issued.push((root.clone(), asked, now));
     }
 
     async fn until(&mut self, phase: &str) {
@@ -212,12 +234,12 @@ impl<'s> Witness<'s> {
         self.seen.iter().map(|(root, _)| root.clone()).collect()
     }
 
-    fn first_seen(&self, roots: &BTreeSet<String>) -> Instant {
+    fn last_unseen(&self, roots: &BTreeSet<String>) -> Instant {
         self.seen.iter().find(|(root, _)| roots.contains(root)).expect("it was published").1
     }
 
     fn first_issued_under(&self, roots: &BTreeSet<String>) -> Instant {
-        self.issued.iter().find(|(root, _)| roots.contains(root)).expect("it signs").1
+        self.issued.iter().find(|(root, ..)| roots.contains(root)).expect("it signs").2
     }
 }
 

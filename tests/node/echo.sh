@@ -7,9 +7,21 @@ echo_serials() { for side in server client; do serial_of echo "$(echo_pod "$side
 # Certificates of the other side that a side has seen, of its own it has taken up: lines so far.
 echo_count() { echo_log "$1" | grep -c "$2" || true; }
 
+# Starts the pair of this file, unless it is there, until it talks.
+echo_up() {
+  local side
+  kube apply -f "$1" >/dev/null
+  for side in server client; do
+    kube -n echo rollout status "deployment/echo-$side" --timeout 90s >/dev/null || fail "echo-$side did not start"
+  done
+  until_true 30 "the client does not talk to the server" echo_has_talked
+  echo_is_talking
+}
+echo_has_talked() { [ "$(echo_count client 'talking to spiffe://')" -ge 1 ]; }
+
 # The pair talks. What the logs say up to here is no story's business: a client that is up before its server is refused.
 echo_is_talking() {
-  [ "$(echo_count client 'talking to spiffe://')" -ge 1 ] || fail "the echo pair is not talking: run story 02, too"
+  echo_has_talked || fail "the echo pair is not talking: run story 02, too"
   for side in server client; do echo_log "$side" | wc -l >"$dir/tmp/echo-$side.seen"; done
 }
 

@@ -1,5 +1,7 @@
 //! The Kubernetes API as plain JSON over a client: the stories speak every version of it, and break its rules on purpose.
 
+use std::time::Duration;
+
 use http::{Method, Request};
 use serde_json::Value;
 
@@ -50,7 +52,7 @@ pub async fn delete(client: &kube::Client, path: &str) -> Answer {
 /// Reads text that is not JSON, such as metrics.
 pub async fn text(client: &kube::Client, path: &str) -> Result<String, Refused> {
     let request = Request::get(path).body(Vec::new()).expect("a path is a path");
-    client.request_text(request).await.map_err(refused)
+    in_time(client.request_text(request)).await
 }
 
 async fn send(client: &kube::Client, method: Method, path: &str, body: Option<&Value>, media: &str) -> Answer {
@@ -59,8 +61,19 @@ async fn send(client: &kube::Client, method: Method, path: &str, body: Option<&V
         request = request.header(http::header::CONTENT_TYPE, media);
     }
     let body = body.map(|object| serde_json::to_vec(object).expect("JSON can be written")).unwrap_or_default();
-    client.request(request.body(body).expect("a path is a path")).await.map_err(refused)
+    in_time(client.request(request.body(body).expect("a path is a path"))).await
 }
+
+/// A connection on which nothing comes any more is told as a broken one.
+async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Refused> {
+    match tokio::time::timeout(LONGEST, call).await {
+        Ok(answer) => answer.map_err(refused),
+        Err(_) => Err(Refused { code: 0, message: format!("no answer within {LONGEST:?}") }),
+    }
+}
+
+/// Longer than the minute after which an API server gives up by itself.
+const LONGEST: Duration = Duration::from_secs(70);
 
 /// Only what a server said is an answer. A broken connection is told with code 0, for those who wait for a server to come back.
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind is trouble on the way")]

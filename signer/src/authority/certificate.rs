@@ -4,8 +4,9 @@ use pem::{LineEnding, Pem};
 use time::OffsetDateTime;
 use x509_parser::{
     extensions::{GeneralName, NameConstraints, ParsedExtension},
-    oid_registry::OID_X509_EXT_NAME_CONSTRAINTS,
+    oid_registry::{OID_SIG_ED25519, OID_X509_EXT_NAME_CONSTRAINTS},
     prelude::{FromDer, X509Certificate, X509Name},
+    public_key::PublicKey,
 };
 
 use super::{
@@ -56,6 +57,20 @@ impl CaCertificate {
         })
     }
 
+    /// What its key is, where it is none that we could sign with.
+    pub(super) fn unfit_key(&self) -> Option<String> {
+        let (_, certificate) = X509Certificate::from_der(&self.der).ok()?;
+        match certificate.public_key().parsed() {
+            Ok(PublicKey::RSA(key)) if (2048..=4096).contains(&key.key_size()) => None,
+            Ok(PublicKey::RSA(key)) => Some(format!("RSA of {} bits", key.key_size())),
+            // The length in bits of a point, which is two coordinates and a byte.
+            Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => None,
+            Ok(PublicKey::EC(_)) => Some("of another curve".to_owned()),
+            _ if certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 => None,
+            _ => Some("of another kind".to_owned()),
+        }
+    }
+
     /// How many CAs may follow below; none where it is not limited.
     pub(super) fn path_length(&self, field: &'static str) -> Result<Option<u32>, LoadError> {
         let certificate = parse(field, &self.der)?;
@@ -63,14 +78,14 @@ impl CaCertificate {
         Ok(constraints.and_then(|constraints| constraints.value.path_len_constraint))
     }
 
-    /// Whether `issuer` signed this one: by name, by key identifier, and by signature.
+    /// Whether `issuer` signed this one: by name, by key identifier where it names one, and by signature.
     pub(super) fn is_signed_by(&self, field: &'static str, issuer: &Self) -> Result<bool, LoadError> {
         let (lower, upper) = (parse(field, &self.der)?, parse(field, &issuer.der)?);
         let named = lower.issuer().as_raw() == upper.subject().as_raw();
         let identified = match (authority_key(&lower), subject_key(&upper)) {
             (Some(authority), Some(subject)) => authority == subject,
-            // A root need not say who signed it.
-            (None, _) | (_, None) => self.fingerprint == issuer.fingerprint,
+            // A root need not say who signed it, and some tools never do.
+            (None, _) | (_, None) => true,
         };
         Ok(named && identified && lower.verify_signature(Some(upper.public_key())).is_ok())
     }

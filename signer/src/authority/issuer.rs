@@ -125,7 +125,7 @@ impl Issuer {
         }
     }
 
-    /// ECDSA with SHA-256 by the CA's key. There is no other way to a signature, so this is where it is asked whether the CA is
+    /// By the CA's key. There is no other way to a signature, so this is where it is asked whether the CA is
     /// still the one that signs, and whether a rotation would wait for what lives as long as this.
     pub(crate) fn sign(
         &self,

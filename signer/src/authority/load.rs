@@ -4,11 +4,12 @@
 use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::ByteString;
-use rcgen::{PublicKeyData, SigningKey};
+use rcgen::PublicKeyData;
 use time::{Duration, OffsetDateTime};
 
 use super::{
     certificate::{CaCertificate, from_pem},
+    issuing::Issuing,
     key::CaKey,
     plan::{Plan, Rotation},
     state::{Held, HeldRoot, Signing},
@@ -38,8 +39,14 @@ pub enum LoadError {
     #[error("state.json is not readable")]
     State,
     /// No private key.
-    #[error("{0} is no P-256 private key in PKCS#8")]
+    #[error("{0} holds no private key that can be used: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits")]
     KeyUnreadable(&'static str),
+    /// A key that only its passphrase opens.
+    #[error("the key in {0} is encrypted: write it without a passphrase")]
+    KeyEncrypted(&'static str),
+    /// More keys than one, or none.
+    #[error("{0} must hold exactly one private key")]
+    NotOneKey(&'static str),
     /// No certificate.
     #[error("{0} holds no readable certificate")]
     Unreadable(&'static str),
@@ -67,11 +74,16 @@ pub enum LoadError {
     /// The issuing CA is not below the root.
     #[error("the certificate in tls.crt is not signed by the root in ca.crt")]
     NotBelowRoot,
+    /// Some certificate of the chain is not signed by the one behind it.
+    #[error(
+        "the certificates in tls.crt are no chain up to the root in ca.crt: the issuing CA first, then whoever signed it, and so on"
+    )]
+    NoChain,
     /// The root is not its own issuer.
     #[error("the root is not signed with its own key")]
     NotSelfSigned,
     /// The root allows no CA below.
-    #[error("the path length of the root allows no issuing CA below it")]
+    #[error("a path length in the chain allows no CA as far below as the issuing one")]
     PathLength,
     /// The state speaks of another root.
     #[error("state.json speaks of another root than {0}")]
@@ -85,10 +97,18 @@ impl LoadError {
     }
 }
 
-/// A root, with its key: wanted only to make an issuing CA.
+/// A root, with what is wanted to have an issuing CA below it.
 pub struct Root {
-    pub(super) key: CaKey,
+    pub(super) means: Means,
     pub(super) certificate: CaCertificate,
+}
+
+/// How one comes to an issuing CA.
+pub(super) enum Means {
+    /// The root's own key makes one.
+    Key(CaKey),
+    /// It was brought with the root.
+    Brought(Issuing),
 }
 
 /// What the root's Secret holds: the root, and during a rotation the next one.
@@ -100,8 +120,7 @@ pub struct Roots {
 
 /// An issuing CA, with its key, the root above it, and the plan.
 pub struct Generation {
-    key: CaKey,
-    certificate: CaCertificate,
+    issuing: Issuing,
     root: CaCertificate,
     /// The other root of a rotation.
     other: Option<CaCertificate>,
@@ -128,27 +147,33 @@ impl Roots {
         Self { current: next.unwrap_or(current), next: None }
     }
 
+    /// Without a next one, whose key is dropped.
+    #[must_use]
+    pub fn without_next(self) -> Self {
+        Self { next: None, ..self }
+    }
+
     /// Reads and checks the root's Secret.
     pub fn load(data: &SecretData) -> Result<Self, LoadError> {
         refuse_empty(data)?;
-        let current = Root::load(KEY, CERTIFICATE, data)?;
-        let has_next = [NEXT_KEY, NEXT].iter().any(|field| data.get(*field).is_some_and(|value| !value.0.is_empty()));
-        let next = if has_next { Some(Root::load(NEXT_KEY, NEXT, data)?) } else { None };
+        let current = Root::load([KEY, CERTIFICATE, ABOVE], data)?;
+        let has_next =
+            [NEXT_KEY, NEXT, NEXT_ABOVE].iter().any(|field| data.get(*field).is_some_and(|value| !value.0.is_empty()));
+        let next = if has_next { Some(Root::load([NEXT_KEY, NEXT, NEXT_ABOVE], data)?) } else { None };
         Ok(Self { current, next })
     }
 
     /// What to put into its Secret.
     pub fn data(&self) -> SecretData {
         let Self { current, next } = self;
-        let mut all = current.data(KEY, CERTIFICATE);
-        all.extend(next.iter().flat_map(|next| next.data(NEXT_KEY, NEXT)));
+        let mut all = current.data([KEY, CERTIFICATE, ABOVE]);
+        all.extend(next.iter().flat_map(|next| next.data([NEXT_KEY, NEXT, NEXT_ABOVE])));
         all
     }
 
     /// What the next step depends on.
     pub fn held(&self) -> Held {
-        let of = |root: &Root| HeldRoot { fingerprint: root.fingerprint(), not_after: root.not_after() };
-        Held { current: of(&self.current), next: self.next.as_ref().map(of) }
+        Held { current: self.current.held(), next: self.next.as_ref().map(Root::held) }
     }
 
     /// The one with this fingerprint.
@@ -158,9 +183,13 @@ impl Roots {
 }
 
 impl Root {
-    fn load(key: &'static str, field: &'static str, data: &SecretData) -> Result<Self, LoadError> {
-        let certificate = CaCertificate::check(field, &single(field, data)?)?;
-        Self::new(CaKey::parse(key, value(key, data)?)?, certificate)
+    /// Where the third field has a root, that was brought, and the two others are of an issuing CA below it.
+    fn load([key, field, above]: [&'static str; 3], data: &SecretData) -> Result<Self, LoadError> {
+        let key = CaKey::parse(key, value(key, data)?)?;
+        if data.get(above).is_some_and(|value| !value.0.is_empty()) {
+            return Self::brought(key, chain(field, data)?, CaCertificate::check(above, &single(above, data)?)?);
+        }
+        Self::new(key, CaCertificate::check(field, &single(field, data)?)?)
     }
 
     pub(super) fn new(key: CaKey, certificate: CaCertificate) -> Result<Self, LoadError> {
@@ -173,12 +202,37 @@ impl Root {
         if certificate.path_length(CERTIFICATE)? == Some(0) {
             return Err(LoadError::PathLength);
         }
-        Ok(Self { key, certificate })
+        Ok(Self { means: Means::Key(key), certificate })
     }
 
-    fn data(&self, key_field: &str, field: &str) -> SecretData {
-        let Self { key, certificate } = self;
-        data([(key_field, key.to_pem().as_bytes()), (field, certificate.to_pem().as_bytes())])
+    /// One that somebody else made, by an issuing CA below it.
+    pub(super) fn brought(
+        key: CaKey,
+        chain: Vec<CaCertificate>,
+        certificate: CaCertificate,
+    ) -> Result<Self, LoadError> {
+        if !certificate.is_signed_by(ROOT, &certificate)? {
+            return Err(LoadError::NotSelfSigned);
+        }
+        let issuing = Issuing::new(key, chain, &certificate)?;
+        Ok(Self { means: Means::Brought(issuing), certificate })
+    }
+
+    fn data(&self, [key_field, field, above]: [&str; 3]) -> SecretData {
+        let Self { means, certificate } = self;
+        match means {
+            Means::Key(key) => data([(key_field, key.to_pem().as_bytes()), (field, certificate.to_pem().as_bytes())]),
+            Means::Brought(issuing) => data([
+                (key_field, issuing.key.to_pem().as_bytes()),
+                (field, issuing.to_pem().as_bytes()),
+                (above, certificate.to_pem().as_bytes()),
+            ]),
+        }
+    }
+
+    /// What the next step depends on.
+    pub(super) fn held(&self) -> HeldRoot {
+        HeldRoot { fingerprint: self.fingerprint(), not_after: self.not_after() }
     }
 
     /// Which root this is.
@@ -186,9 +240,12 @@ impl Root {
         self.certificate.fingerprint
     }
 
-    /// Its end.
+    /// Its end; where it was brought, the first end in its chain.
     pub fn not_after(&self) -> OffsetDateTime {
-        self.certificate.not_after
+        match &self.means {
+            Means::Key(_) => self.certificate.not_after,
+            Means::Brought(issuing) => issuing.valid(&self.certificate).1,
+        }
     }
 }
 
@@ -196,8 +253,11 @@ impl Generation {
     /// Reads and checks the signing Secret.
     pub fn load(data: &SecretData) -> Result<Self, LoadError> {
         refuse_empty(data)?;
-        let (plan, named) = Plan::read(value(STATE, data)?)?;
-        let certificate = CaCertificate::check(CERTIFICATE, &single(CERTIFICATE, data)?)?;
+        let (plan, named, is_brought) = Plan::read(value(STATE, data)?)?;
+        let chain = chain(CERTIFICATE, data)?;
+        if !is_brought && chain.len() > 1 {
+            return Err(LoadError::NotOne(CERTIFICATE));
+        }
         let root = root_certificate(ROOT, data)?;
         if root.fingerprint != named {
             return Err(LoadError::RootOfAnother(ROOT));
@@ -207,41 +267,35 @@ impl Generation {
             None => None,
         };
         let key = CaKey::parse(KEY, value(KEY, data)?)?;
-        Self::new(plan, key, certificate, root, other)
+        Self::new(plan, is_brought, Issuing::new(key, chain, &root)?, root, other)
     }
 
     pub(super) fn new(
         plan: Plan,
-        key: CaKey,
-        certificate: CaCertificate,
+        is_brought: bool,
+        issuing: Issuing,
         root: CaCertificate,
         other: Option<(&'static str, CaCertificate)>,
     ) -> Result<Self, LoadError> {
-        if key.subject_public_key_info() != certificate.spki {
-            return Err(LoadError::KeyOfAnother);
-        }
-        if !certificate.is_signed_by(CERTIFICATE, &root)? {
-            return Err(LoadError::NotBelowRoot);
-        }
         let other = match (other, plan.rotation) {
             (Some((_, other)), Some(rotation)) if other.fingerprint == rotation.other() => Some(other),
             (Some((field, _)), _) => return Err(LoadError::RootOfAnother(field)),
             (None, Some(rotation)) => return Err(LoadError::Missing(other_field(rotation))),
             (None, None) => None,
         };
-        let chain_pem = certificate.to_pem();
-        let signing = signing(plan, &certificate, &root);
-        Ok(Self { key, certificate, root, other, signing, chain_pem })
+        let chain_pem = issuing.sent(&root);
+        let signing = signing(plan, is_brought, &issuing, &root);
+        Ok(Self { issuing, root, other, signing, chain_pem })
     }
 
     /// What to put into the signing Secret.
     pub fn data(&self) -> Result<SecretData, serde_json::Error> {
-        let Self { key, certificate, root, other, signing, chain_pem: _ } = self;
+        let Self { issuing, root, other, signing, chain_pem: _ } = self;
         let mut all = data([
-            (KEY, key.to_pem().as_bytes()),
-            (CERTIFICATE, certificate.to_pem().as_bytes()),
+            (KEY, issuing.key.to_pem().as_bytes()),
+            (CERTIFICATE, issuing.to_pem().as_bytes()),
             (ROOT, root.to_pem().as_bytes()),
-            (STATE, &signing.plan.write(root.fingerprint)?),
+            (STATE, &signing.plan.write(root.fingerprint, signing.is_brought)?),
         ]);
         if let (Some(rotation), Some(other)) = (signing.plan.rotation, other) {
             all.extend(data([(other_field(rotation), other.to_pem().as_bytes())]));
@@ -251,9 +305,8 @@ impl Generation {
 
     /// The same issuing CA under another plan.
     pub(super) fn under(&self, plan: Plan, other: Option<CaCertificate>) -> Result<Self, LoadError> {
-        let key = self.key.again().map_err(|_rejected| LoadError::KeyUnreadable(KEY))?;
         let other = plan.rotation.zip(other).map(|(rotation, other)| (other_field(rotation), other));
-        Self::new(plan, key, self.certificate.clone(), self.root.clone(), other)
+        Self::new(plan, self.signing.is_brought, self.issuing.again()?, self.root.clone(), other)
     }
 
     /// What the next step depends on.
@@ -268,7 +321,7 @@ impl Generation {
 
     /// Which issuing CA this is.
     pub fn fingerprint(&self) -> Sha256 {
-        self.certificate.fingerprint
+        self.issuing.fingerprint()
     }
 
     /// Which root it is under.
@@ -288,9 +341,9 @@ impl Generation {
 
     /// What people see of it: the issuing CA, and the roots.
     pub fn shown(&self) -> Vec<Shown> {
-        let Self { key: _, certificate, root, other, signing, chain_pem: _ } = self;
+        let Self { issuing, root, other, signing, chain_pem: _ } = self;
         let mut all = vec![
-            certificate.shown(Role::Issuing, signing.usable_until),
+            issuing.certificate.shown(Role::Issuing, signing.usable_until),
             root.shown(Role::Root, usable_until(root.not_after)),
         ];
         if let (Some(rotation), Some(other)) = (signing.plan.rotation, other) {
@@ -307,7 +360,7 @@ impl Generation {
 
     /// The first end in its chain.
     pub fn not_after(&self) -> OffsetDateTime {
-        self.certificate.not_after.min(self.root.not_after)
+        self.issuing.valid(&self.root).1
     }
 
     /// Until when it can issue: the shortest life that the API server takes, and the backdating, before its chain ends. This is
@@ -325,53 +378,66 @@ impl Generation {
         &self.chain_pem
     }
 
-    pub(crate) fn certificate_der(&self) -> &[u8] {
-        &self.certificate.der
+    /// The issuing CA and whatever is between it and its root, in DER.
+    pub(crate) fn chain_ders(&self) -> impl Iterator<Item = &[u8]> {
+        self.issuing.ders()
+    }
+
+    pub(crate) fn root_der(&self) -> &[u8] {
+        &self.root.der
+    }
+
+    /// What leaves say of its signatures: an `AlgorithmIdentifier`, in DER.
+    pub(crate) fn signs_with(&self) -> &'static [u8] {
+        self.issuing.key.signs_with()
     }
 
     /// The name that leaves give their issuer, in DER.
     pub(crate) fn subject(&self) -> &[u8] {
-        &self.certificate.subject
+        &self.issuing.certificate.subject
     }
 
     /// The key identifier that leaves give their issuer.
     pub(crate) fn key_identifier(&self) -> &[u8] {
-        &self.certificate.subject_key
+        &self.issuing.certificate.subject_key
     }
 
-    /// ECDSA with SHA-256. Only [`Issuer`](super::Issuer) may ask for it.
+    /// Only [`Issuer`](super::Issuer) may ask for it.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.key.sign(message)
+        self.issuing.sign(message)
     }
 }
 
 impl fmt::Debug for Root {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key: _, certificate } = self;
+        let Self { means: _, certificate } = self;
         write!(out, "Root({})", certificate.fingerprint)
     }
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key: _, certificate, root, other: _, signing, chain_pem: _ } = self;
-        write!(out, "Generation({}: {} under {})", signing.plan.number, certificate.fingerprint, root.fingerprint)
+        let Self { issuing: _, root, other: _, signing, chain_pem: _ } = self;
+        write!(out, "Generation({}: {} under {})", signing.plan.number, signing.issuing, root.fingerprint)
     }
 }
 
 /// What the next step depends on. The successor of an issuing CA is due at half of its life, that of a root at four fifths: two
-/// years before a root of ten years ends.
-fn signing(plan: Plan, certificate: &CaCertificate, root: &CaCertificate) -> Signing {
+/// years before a root of ten years ends. Where they are brought, that is whoever brings them his business.
+fn signing(plan: Plan, is_brought: bool, issuing: &Issuing, root: &CaCertificate) -> Signing {
     let life = |from: OffsetDateTime, to: OffsetDateTime| to.unix_timestamp().saturating_sub(from.unix_timestamp());
-    let not_before = certificate.not_before.max(root.not_before);
-    let not_after = certificate.not_after.min(root.not_after);
+    let (not_before, not_after) = issuing.valid(root);
+    let fifth = Duration::seconds(life(root.not_before, root.not_after) / 5);
+    let half = not_before.saturating_add(Duration::seconds(life(not_before, not_after) / 2));
     Signing {
         plan,
         root: root.fingerprint,
+        issuing: issuing.fingerprint(),
+        is_brought,
         not_before,
-        renew_at: not_before.saturating_add(Duration::seconds(life(not_before, not_after) / 2)),
+        renew_at: if is_brought { usable_until(not_after) } else { half },
         usable_until: usable_until(not_after),
-        rotate_at: root.not_after.saturating_sub(Duration::seconds(life(root.not_before, root.not_after) / 5)),
+        rotate_at: if is_brought { root.not_after } else { root.not_after.saturating_sub(fifth) },
     }
 }
 
@@ -382,9 +448,6 @@ fn usable_until(not_after: OffsetDateTime) -> OffsetDateTime {
 /// One of the roots that are published.
 fn root_certificate(field: &'static str, data: &SecretData) -> Result<CaCertificate, LoadError> {
     let root = CaCertificate::check(field, &single(field, data)?)?;
-    if root.path_length(field)? == Some(0) {
-        return Err(LoadError::PathLength);
-    }
     if !root.is_signed_by(field, &root)? {
         return Err(LoadError::NotSelfSigned);
     }
@@ -413,6 +476,11 @@ fn single(field: &'static str, data: &SecretData) -> Result<Vec<u8>, LoadError> 
     Ok(der)
 }
 
+fn chain(field: &'static str, data: &SecretData) -> Result<Vec<CaCertificate>, LoadError> {
+    let blocks = from_pem(value(field, data)?).ok_or(LoadError::Unreadable(field))?;
+    blocks.iter().map(|der| CaCertificate::check(field, der)).collect()
+}
+
 fn data<const N: usize>(values: [(&str, &[u8]); N]) -> SecretData {
     values.into_iter().map(|(field, value)| (field.to_owned(), ByteString(value.to_vec()))).collect()
 }
@@ -426,3 +494,6 @@ const STATE: &str = "state.json";
 const NEXT: &str = "next.crt";
 const NEXT_KEY: &str = "next.key";
 const PREVIOUS: &str = "previous.crt";
+/// In the root's Secret: the roots above issuing CAs that were brought.
+const ABOVE: &str = "root.crt";
+const NEXT_ABOVE: &str = "next-root.crt";

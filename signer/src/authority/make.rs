@@ -9,9 +9,11 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     certificate::{CaCertificate, from_pem},
+    issuing::Issuing,
     key::CaKey,
-    load::{Generation, LoadError, Root, Roots},
+    load::{Generation, LoadError, Means, Root, Roots},
     plan::Plan,
+    source::Source,
     state::Put,
 };
 use crate::{
@@ -37,6 +39,9 @@ pub enum MakeError {
     /// As above.
     #[error("there is no issuing CA to go on with")]
     Nothing,
+    /// As above.
+    #[error("nothing is brought that could be used")]
+    NotBrought,
 }
 
 /// What a CA is made of.
@@ -50,6 +55,8 @@ pub struct Makings<'a> {
     pub now: OffsetDateTime,
     /// A fresh serial number.
     pub serial: SerialNumber,
+    /// Where roots and issuing CAs come from.
+    pub source: &'a dyn Source,
     /// The trust bundle as it was read: the certificate of a root whose key is lost is nowhere else.
     pub trusted: &'a str,
 }
@@ -79,7 +86,9 @@ pub fn signing(
     let other = other.transpose()?;
     match (put.below, before) {
         (Some(below), _) => {
-            let root = roots.and_then(|roots| roots.find(below)).ok_or(MakeError::NoSuchRoot(below))?;
+            // What is brought now is newer than what was put by when its root was new.
+            let brought = makings.source.brings().filter(|root| root.fingerprint() == below);
+            let root = brought.or_else(|| roots?.find(below)).ok_or(MakeError::NoSuchRoot(below))?;
             generation(root, put.plan.clone(), other, makings)
         }
         (None, Some(before)) => Ok(before.under(put.plan.clone(), other)?),
@@ -93,13 +102,19 @@ fn published(root: Sha256, bundle: &str) -> Option<CaCertificate> {
     checked.into_iter().find(|certificate| certificate.fingerprint == root)
 }
 
-/// An issuing CA of thirty days under this root.
+/// An issuing CA of thirty days under this root, or the one that was brought with it.
 pub(crate) fn generation(
     root: &Root,
     plan: Plan,
     other: Option<CaCertificate>,
     makings: &Makings<'_>,
 ) -> Result<Generation, MakeError> {
+    let other = other.map(|other| ("the other root", other));
+    let above = CaCertificate::check("ca.crt", &root.certificate.der)?;
+    let root_key = match &root.means {
+        Means::Key(key) => key,
+        Means::Brought(issuing) => return Ok(Generation::new(plan, true, issuing.again()?, above, other)?),
+    };
     let key = CaKey::generate()?;
     let mut params = params(makings, "issuing", &key, INTERMEDIATE_LIFE, Some(root.not_after()));
     if params.not_after.saturating_sub(LEAST_LEFT) < makings.now {
@@ -114,10 +129,10 @@ pub(crate) fn generation(
         excluded_subtrees: Vec::new(),
     });
     let der = root.certificate.der.as_slice().into();
-    let issuer = rcgen::Issuer::from_ca_cert_der(&der, &root.key)?;
+    let issuer = rcgen::Issuer::from_ca_cert_der(&der, root_key)?;
     let certificate = CaCertificate::check("tls.crt", params.signed_by(&key, &issuer)?.der())?;
-    let above = CaCertificate::check("ca.crt", &root.certificate.der)?;
-    Ok(Generation::new(plan, key, certificate, above, other.map(|other| ("the other root", other)))?)
+    let issuing = Issuing::new(key, vec![certificate], &above)?;
+    Ok(Generation::new(plan, false, issuing, above, other)?)
 }
 
 /// The fields that both have in common. Subject and key identifier are derived from the key, so that no two generations share one.

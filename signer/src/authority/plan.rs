@@ -29,6 +29,8 @@ pub struct Mended {
     pub fault: Fault,
     /// When it was found, by the API server's clock.
     pub at: OffsetDateTime,
+    /// Whether it was certain which root had signed last: then the next one has not.
+    pub is_certain: bool,
 }
 
 /// What can be set right without anybody's help.
@@ -90,6 +92,14 @@ impl Rotation {
         }
     }
 
+    /// The root that signed before this one.
+    pub fn previous(self) -> Option<Sha256> {
+        match self {
+            Self::Prepare { .. } | Self::Distribute { .. } => None,
+            Self::Sign { previous, .. } | Self::Drain { previous, .. } => Some(previous),
+        }
+    }
+
     /// For metrics, logs and the status.
     pub fn phase(self) -> &'static str {
         match self {
@@ -125,12 +135,18 @@ struct Written {
     rotation: Option<WrittenRotation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mended: Option<WrittenMended>,
+    /// Whether the issuing CA and its root were brought.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    brought: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 struct WrittenMended {
     fault: String,
     at: String,
+    /// Versions that do not write it went on with the root of an old copy, whichever had signed last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    certain: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -157,27 +173,31 @@ impl Plan {
         Self { number, rotation: None, longest, asked: None, mended: None }
     }
 
-    /// Reads a plan, and the name of the root that signs. What we do not know we must not touch: a rolled-back version would
+    /// Reads a plan, the name of the root that signs, and whether that was brought. What we do not know we must not touch: a rolled-back version would
     /// destroy it.
-    pub(super) fn read(json: &[u8]) -> Result<(Self, Sha256), LoadError> {
+    pub(super) fn read(json: &[u8]) -> Result<(Self, Sha256, bool), LoadError> {
         let Schema { schema } = serde_json::from_slice(json).map_err(|_garbage| LoadError::State)?;
-        if schema > ROTATING {
+        if schema > BROUGHT {
             return Err(LoadError::NewerSchema(schema));
         }
         let written: Written = serde_json::from_slice(json).map_err(|_garbage| LoadError::State)?;
-        let Written { schema: _, generation, root, longest_seconds, asked, rotation, mended } = written;
+        let Written { schema: _, generation, root, longest_seconds, asked, rotation, mended, brought } = written;
         let rotation = rotation.map(|rotation| rotation.read().ok_or(LoadError::State)).transpose()?;
         // Nothing depends on it: one that we cannot read is none.
         let mended = mended.and_then(WrittenMended::read);
         let plan = Self { number: generation, rotation, longest: longest_seconds, asked, mended };
-        Ok((plan, Sha256::parse(&root).ok_or(LoadError::State)?))
+        Ok((plan, Sha256::parse(&root).ok_or(LoadError::State)?, brought))
     }
 
     /// What to write, where this root signs.
-    pub(super) fn write(&self, root: Sha256) -> Result<Vec<u8>, serde_json::Error> {
+    pub(super) fn write(&self, root: Sha256, brought: bool) -> Result<Vec<u8>, serde_json::Error> {
         let Self { number, rotation, longest, asked, mended } = self;
         // A version that knows no rotations would withdraw the next root. It must not touch what it does not know.
-        let schema = if rotation.is_some() { ROTATING } else { STEADY };
+        let schema = match rotation {
+            _ if brought => BROUGHT,
+            Some(_) => ROTATING,
+            None => STEADY,
+        };
         serde_json::to_vec(&Written {
             schema,
             generation: *number,
@@ -186,6 +206,7 @@ impl Plan {
             asked: asked.clone(),
             rotation: rotation.map(WrittenRotation::of),
             mended: mended.map(WrittenMended::of),
+            brought,
         })
     }
 }
@@ -217,13 +238,13 @@ impl WrittenRotation {
 }
 
 impl WrittenMended {
-    fn of(Mended { fault, at }: Mended) -> Self {
-        Self { fault: fault.as_str().to_owned(), at: rfc3339(at) }
+    fn of(Mended { fault, at, is_certain: certain }: Mended) -> Self {
+        Self { fault: fault.as_str().to_owned(), at: rfc3339(at), certain }
     }
 
     fn read(self) -> Option<Mended> {
         let fault = [Fault::Lost, Fault::OldCopy].into_iter().find(|fault| fault.as_str() == self.fault)?;
-        Some(Mended { fault, at: OffsetDateTime::parse(&self.at, &Rfc3339).ok()? })
+        Some(Mended { fault, at: OffsetDateTime::parse(&self.at, &Rfc3339).ok()?, is_certain: self.certain })
     }
 }
 
@@ -248,5 +269,8 @@ fn is_nought(number: &u32) -> bool {
 
 /// The schema of a plan without a rotation: versions that know none read and write it.
 const STEADY: u64 = 1;
-/// The schema of a plan with one, and the newest that we read.
+/// The schema of a plan with one.
 const ROTATING: u64 = 2;
+/// The schema of a plan of a CA that was brought, and the newest that we read: versions that make every CA themselves would try to
+/// make the next one under a root whose key nobody has.
+const BROUGHT: u64 = 3;

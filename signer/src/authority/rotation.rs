@@ -9,13 +9,13 @@
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    make::ROOT_LIFE,
-    plan::{Plan, Rotation},
-    state::{Clock, Held, HeldRoot, Name, Seen, Sight, Signing, Step, Write, held, lasting, number_after, replace},
+    load::Root,
+    plan::{Mended, Plan, Rotation},
+    state::{Clock, Held, Name, Seen, Sight, Signing, Step, Write, held, lasting, number_after, replace},
     trouble::Trouble,
     wish::Wish,
 };
-use crate::pace::Pace;
+use crate::{config::LONGEST_SECONDS, names::Sha256, pace::Pace};
 
 /// How long the phases are.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +67,13 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
         return Err(None);
     }
     let stepped = match signing.plan.rotation {
-        None if wish.rotates(&signing.plan, signing.root) || clock.slow >= signing.rotate_at => {
+        None if wish.rotates(&signing.plan, signing.root) || sight.source.rotates(signing, clock) => {
             prepare(signing, sight, clock)
+        }
+        Some(Rotation::Prepare { next } | Rotation::Distribute { next, .. })
+            if is_brought_no_more(next, signing, sight, clock) =>
+        {
+            abandon(next, signing, sight)
         }
         Some(Rotation::Prepare { next }) if sight.bundle.is_some_and(|roots| roots.contains(&next)) => {
             let rotation = Some(Rotation::Distribute { next, since: clock.fast });
@@ -101,6 +106,9 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
 
 /// `Err(None)` from here on: the root's Secret has to be read first.
 fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
+    if let Some(trouble) = sight.source.trouble() {
+        return Err(Some(trouble));
+    }
     let is_lost = sight.wish.lost == Some(signing.root);
     let Held { current, next } = match (held(&sight.root), &sight.root) {
         (Err(Some(Trouble::RootKeyLost)), Seen::Absent) if is_lost => return Ok(Step::MakeRoot(Write::Create)),
@@ -112,7 +120,7 @@ fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, O
     }
     // The one that was made in place of a lost one has no other beside it.
     let next = if current.fingerprint == signing.root { next } else { Some(current).filter(|_| is_lost) };
-    match next.filter(|next| is_new(*next, clock.now)) {
+    match next.filter(|next| sight.source.takes(*next, clock.now)) {
         None if current.fingerprint != signing.root => Err(Some(Trouble::RootsDiffer)),
         None => Ok(Step::MakeNext),
         Some(next) => {
@@ -123,23 +131,51 @@ fn prepare(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, O
     }
 }
 
-/// One that was made long ago, for a rotation that did not come about, is not worth rotating to.
-pub(super) fn is_new(root: HeldRoot, now: OffsetDateTime) -> bool {
-    now < root.not_after.saturating_sub(ROOT_LIFE).saturating_add(NEW)
+/// Whether another root is brought by now than the one that is published as the next. What cannot be used brings none.
+fn is_brought_no_more(next: Sha256, signing: &Signing, sight: &Sight<'_>, clock: Clock) -> bool {
+    let is_another = sight.source.brings().is_some_and(|brought| brought.fingerprint() != next);
+    is_another && !may_have_signed(signing, clock)
+}
+
+/// Whether certificates of the next root may live: where a plan was mended and nothing told which root had signed last, it may have been
+/// this one.
+fn may_have_signed(signing: &Signing, clock: Clock) -> bool {
+    let lives = |Mended { fault: _, at, is_certain }: Mended| {
+        !is_certain && at.saturating_add(Duration::seconds(i64::from(LONGEST_SECONDS))) > clock.slow
+    };
+    signing.plan.mended.is_some_and(lives)
+}
+
+/// Nothing was signed under the next root, so that another may take its place, or none. Its key goes before its name.
+fn abandon(next: Sha256, signing: &Signing, sight: &Sight<'_>) -> Result<Step, Option<Trouble>> {
+    let held = held(&sight.root)?;
+    if sight.source.brings().map(Root::fingerprint) != Some(signing.root) {
+        return another(next, held, signing, sight);
+    }
+    if held.next.is_some_and(|found| found.fingerprint == next) {
+        return Ok(Step::Forget);
+    }
+    Ok(replace(Name::Abandon, Plan { rotation: None, ..signing.plan.clone() }, None))
+}
+
+/// Another root in place of the next one: it has a key before it has a name.
+fn another(next: Sha256, held: Held, signing: &Signing, sight: &Sight<'_>) -> Result<Step, Option<Trouble>> {
+    match held.next.filter(|other| other.fingerprint != signing.root && other.fingerprint != next) {
+        None => sight.source.trouble().map_or(Ok(Step::MakeNext), |trouble| Err(Some(trouble))),
+        Some(other) => {
+            let rotation = Some(Rotation::Prepare { next: other.fingerprint });
+            Ok(replace(Name::Prepare, Plan { rotation, ..signing.plan.clone() }, None))
+        }
+    }
 }
 
 fn switch(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Result<Step, Option<Trouble>> {
     let Some(next) = signing.plan.rotation.and_then(Rotation::next) else { return Err(Some(Trouble::RootsDiffer)) };
     let held = held(&sight.root)?;
     let Some(root) = held.find(next) else {
-        // Nothing was signed under the one whose key is lost: another may take its place.
-        return Ok(match held.next.filter(|other| other.fingerprint != signing.root) {
-            None => Step::MakeNext,
-            Some(other) => {
-                let rotation = Some(Rotation::Prepare { next: other.fingerprint });
-                replace(Name::Prepare, Plan { rotation, ..signing.plan.clone() }, None)
-            }
-        });
+        // Unless it has signed already, nothing depends on the one whose key is lost.
+        let stays = may_have_signed(signing, clock);
+        return if stays { Err(Some(Trouble::RootsDiffer)) } else { another(next, held, signing, sight) };
     };
     lasting(root, clock.now).map_err(Some)?;
     let previous = signing.root;
@@ -163,9 +199,6 @@ fn retire(signing: &Signing, sight: &Sight<'_>) -> Result<Step, Option<Trouble>>
     }
     Err(Some(Trouble::RootsDiffer))
 }
-
-/// A tenth of a root's life.
-const NEW: Duration = Duration::days(365);
 
 /// A kubelet shows pods a new root within 6 minutes at most; this leaves room for a node that was away for a while.
 const DISTRIBUTE: std::time::Duration = std::time::Duration::from_mins(15);

@@ -6,9 +6,10 @@
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    load::LoadError,
+    load::{LoadError, Root},
     plan::{Fault, Mended, Plan, Rotation},
-    rotation::{Timing, advance, is_new, next_event},
+    rotation::{Timing, advance, next_event},
+    source::Source,
     trouble::Trouble,
     wish::Wish,
 };
@@ -52,6 +53,10 @@ pub struct Signing {
     pub plan: Plan,
     /// The root of the issuing CA.
     pub root: Sha256,
+    /// The issuing CA, and what is between it and the root.
+    pub issuing: Sha256,
+    /// Whether both were brought: then nothing of theirs is due by time.
+    pub is_brought: bool,
     /// From when on the issuing CA is valid.
     pub not_before: OffsetDateTime,
     /// When its successor is due.
@@ -107,7 +112,8 @@ pub struct Sight<'a> {
     /// The root that signed when that was written last, as is noted on it: the one thing that is left where both Secrets are
     /// another one's, or old copies.
     pub marked: Option<Sha256>,
-    /// What this process signed with before; none where it has not looked for longer than a replica may sign without.
+    /// What this process signed with before. Where it has not looked for longer than a replica may sign without, that is told beside a
+    /// lower number alone.
     pub before: Option<Before>,
     /// The highest number that this process has seen, though it has signed with an older one since.
     pub highest: u64,
@@ -115,6 +121,8 @@ pub struct Sight<'a> {
     pub watched: Duration,
     /// The longest life in seconds that this process may grant.
     pub longest: u32,
+    /// Where roots and issuing CAs come from.
+    pub source: &'a dyn Source,
     /// What an administrator asks for.
     pub wish: &'a Wish,
     /// How long the phases are.
@@ -172,6 +180,8 @@ pub enum Step {
     MakeRoot(Write),
     /// Make another root and put it beside the first into their Secret, in place of one that is there. Then look again.
     MakeNext,
+    /// Take the next root out of their Secret: it is not wanted any more. Then look again.
+    Forget,
     /// Let the next root take the place of the first in their Secret: the first one's key is gone for good. Then look again.
     Promote,
     /// Write this into the signing Secret. Then look again.
@@ -212,6 +222,8 @@ pub enum Name {
     Drain,
     /// The previous one is withdrawn.
     Retire,
+    /// The next one is withdrawn before it signed: it is not brought any more.
+    Abandon,
     /// The plan was an old copy; the rotation that it did not know of goes on.
     Resume,
 }
@@ -228,6 +240,7 @@ impl Name {
             Self::Sign => "Sign",
             Self::Drain => "Drain",
             Self::Retire => "Retire",
+            Self::Abandon => "Abandon",
             Self::Resume => "Resume",
         }
     }
@@ -305,11 +318,15 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
         Ok(step) => return step,
         Err(trouble) => trouble,
     };
-    let alarm = waits.or_else(|| rolled_back(signing, highest(sight)));
-    if clock.now < signing.renew_at && !sight.wish.renews(&signing.plan) {
-        return Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm };
+    let alarm = waits.or_else(|| brought(signing, sight, clock.now)).or_else(|| rolled_back(signing, highest(sight)));
+    if !sight.source.renews(signing, clock) && !sight.wish.renews(&signing.plan) {
+        return match alarm {
+            // Whoever makes a CA himself has made another one long before.
+            Some(trouble) if clock.now >= signing.usable_until => Step::Hold(trouble),
+            alarm => Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm },
+        };
     }
-    match key_of(signing.root, &sight.root, clock.now) {
+    match key_of(signing.root, sight, clock.now) {
         Ok(()) => {
             let number = number_after(signing.plan.number, sight);
             replace(Name::Renew, Plan { number, ..signing.plan.clone() }, Some(signing.root))
@@ -328,7 +345,9 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
 fn not_as_left(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Option<Step> {
     let trusted = sight.bundle.unwrap_or_default();
     let is_remembered = sight.before.is_none_or(|before| signing.knows(before.root));
-    let is_marked = sight.marked.is_none_or(|marked| signing.knows(marked));
+    // The mark is of the root that signs, or, until the new one does, of the one that signed before.
+    let previous = signing.plan.rotation.and_then(Rotation::previous);
+    let is_marked = sight.marked.is_none_or(|marked| marked == signing.root || previous == Some(marked));
     let is_published = trusted.is_empty() || trusted.contains(&signing.root);
     if is_remembered && is_marked && is_published && trusted.iter().all(|root| signing.knows(*root)) {
         return None;
@@ -347,6 +366,9 @@ fn not_as_left(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Opt
     if signed.into_iter().flatten().any(|root| !signing.knows(root) && held.find(root).is_none()) {
         return Some(other);
     }
+    if let Some(marked) = sight.marked.filter(|_| !is_marked) {
+        return Some(held.find(marked).map_or(other, |root| go_on_under(root, held, signing, sight, now)));
+    }
     // A root of ours that is trusted, or was signed with, and the plan does not speak of it.
     let is_about = |root: &Sha256| trusted.contains(root) || signed.contains(&Some(*root));
     let forgotten = [Some(held.current), held.next].into_iter().flatten().map(|root| root.fingerprint);
@@ -357,32 +379,64 @@ fn not_as_left(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Opt
     } else {
         Rotation::Prepare { next: forgotten }
     };
+    Some(replace(Name::Resume, Plan { rotation: Some(rotation), ..resumed(signing, sight, now) }, None))
+}
+
+/// Another root has signed since this was written, and goes on. The one that is back drains: it may have been withdrawn meanwhile, so
+/// that nobody knows it any more.
+fn go_on_under(root: HeldRoot, held: &Held, signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Step {
+    if let Err(trouble) = lasting(root, now) {
+        return Step::Hold(trouble);
+    }
+    let longest = signing.plan.longest.max(sight.longest);
+    let rotation = if root == held.current {
+        Rotation::Prepare { next: signing.root }
+    } else {
+        Rotation::Sign { previous: signing.root, longest }
+    };
+    let number = number_after(signing.plan.number, sight);
+    let plan = Plan { number, rotation: Some(rotation), longest, ..resumed(signing, sight, now) };
+    replace(Name::Resume, plan, Some(root.fingerprint))
+}
+
+/// An old copy of a plan, as it goes on.
+fn resumed(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Plan {
     let asked = sight.wish.rotate.clone().or_else(|| signing.plan.asked.clone());
-    let mended = Some(Mended { fault: Fault::OldCopy, at: now });
-    Some(replace(Name::Resume, Plan { rotation: Some(rotation), asked, mended, ..signing.plan.clone() }, None))
+    let mended = Some(mended(Fault::OldCopy, sight, now));
+    Plan { asked, mended, ..signing.plan.clone() }
+}
+
+fn mended(fault: Fault, sight: &Sight<'_>, at: OffsetDateTime) -> Mended {
+    let agrees = |marked| sight.before.is_none_or(|before| before.root == marked);
+    Mended { fault, at, is_certain: sight.marked.is_some_and(agrees) }
 }
 
 fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
     let lost = given_up(sight);
     let anything_lives = sight.before.is_some() || sight.bundle.is_some_and(|roots| !roots.is_empty());
+    let is_at_hand = is_at_hand(sight);
     let held = match &sight.root {
         Seen::Unread => return Step::ReadRoot,
         Seen::Broken(error) if *error != LoadError::Empty => {
             return Step::Hold(Trouble::RootBroken(error.clone()));
         }
-        Seen::Absent | Seen::Broken(_) if anything_lives && lost.is_none() => return Step::Hold(Trouble::RootKeyLost),
-        Seen::Absent => return Step::MakeRoot(Write::Create),
-        Seen::Broken(_) => return Step::MakeRoot(Write::Replace),
+        Seen::Absent | Seen::Broken(_) if anything_lives && lost.is_none() && !is_at_hand => {
+            return Step::Hold(Trouble::RootKeyLost);
+        }
+        Seen::Absent => return make_root(sight, Write::Create),
+        Seen::Broken(_) => return make_root(sight, Write::Replace),
         Seen::Found(held) => held,
     };
-    let trusted = |root: HeldRoot| {
-        let published = sight.bundle.is_none_or(|roots| roots.is_empty() || roots.contains(&root.fingerprint));
-        published || sight.marked == Some(root.fingerprint)
-    };
+    let published =
+        |root: HeldRoot| sight.bundle.is_none_or(|roots| roots.is_empty() || roots.contains(&root.fingerprint));
+    let trusted = |root: HeldRoot| published(root) || sight.marked == Some(root.fingerprint);
     let signed = [sight.before.map(|before| before.root), sight.marked];
     let remembered = signed.into_iter().flatten().all(|root| held.find(root).is_some());
-    let below = [Some(held.current), held.next].into_iter().flatten().find(|root| remembered && trusted(*root));
-    let lost = lost.filter(|lost| held.find(*lost).is_none() && is_new(held.current, clock.now));
+    // The one that signed last, before any that may have been withdrawn meanwhile.
+    let marked = sight.marked.and_then(|marked| held.find(marked));
+    let all = [marked, Some(held.current), held.next];
+    let below = all.into_iter().flatten().find(|root| remembered && trusted(*root));
+    let lost = lost.filter(|lost| held.find(*lost).is_none() && sight.source.takes(held.current, clock.now));
     let Some(below) = below.or(lost.map(|_| held.current)) else {
         return Step::Hold(Trouble::OtherRoot { found: held.current.fingerprint });
     };
@@ -391,15 +445,17 @@ fn without_signing(sight: &Sight<'_>, clock: Clock, write: Write) -> Step {
     }
     // A rotation that was going on begins anew with the root that it had: certificates of that one may be about.
     let next = held.next.filter(|next| *next != below).map(|next| Rotation::Prepare { next: next.fingerprint });
-    // What a lost root signed lives on; for how long is forgotten with the plan.
-    let drains = lost.map(|previous| Rotation::Sign { previous, longest: LONGEST_SECONDS });
+    // What the previous root signed lives on, as does what a lost one did; for how long is forgotten with the plan.
+    let previous = Some(held.current).filter(|current| *current != below && published(*current));
+    let drains = lost.or(previous.map(|previous| previous.fingerprint));
+    let drains = drains.map(|previous| Rotation::Sign { previous, longest: LONGEST_SECONDS });
     let plan = Plan {
         number: number_after(0, sight),
         rotation: drains.or(next),
         longest: sight.longest,
         // What was granted before is forgotten with the plan. To rotate once too often helps nobody.
         asked: sight.wish.rotate.clone(),
-        mended: anything_lives.then_some(Mended { fault: Fault::Lost, at: clock.now }),
+        mended: anything_lives.then(|| mended(Fault::Lost, sight, clock.now)),
     };
     Step::Put(Put { name: Name::Issue, plan, below: Some(below.fingerprint), write })
 }
@@ -411,9 +467,32 @@ fn given_up(sight: &Sight<'_>) -> Option<Sha256> {
     sight.wish.lost.filter(|lost| signed.into_iter().flatten().all(|root| root == *lost) && published(lost))
 }
 
+/// Whether the root that certificates live under is brought once more: then it is no new one.
+fn is_at_hand(sight: &Sight<'_>) -> bool {
+    let Some(brought) = sight.source.brings().map(Root::fingerprint) else { return false };
+    let signed = [sight.before.map(|before| before.root), sight.marked];
+    let trusted = sight.bundle.is_none_or(|roots| roots.is_empty() || roots.contains(&brought));
+    trusted && signed.into_iter().flatten().all(|root| root == brought)
+}
+
+fn make_root(sight: &Sight<'_>, write: Write) -> Step {
+    sight.source.trouble().map_or(Step::MakeRoot(write), Step::Hold)
+}
+
+/// What is wrong with what is brought: that it cannot be used, or ends before the longest certificate would.
+fn brought(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Option<Trouble> {
+    let from = sight.source.place()?;
+    let longest = Duration::seconds(i64::from(sight.longest));
+    let ends = || Trouble::BroughtEnds { from: from.to_owned(), at: signing.usable_until };
+    sight.source.trouble().or_else(|| (signing.usable_until.saturating_sub(longest) <= now).then(ends))
+}
+
 /// Whether a CA can be made below this root; `Err(None)` where the root's Secret has to be read first.
-pub(super) fn key_of(root: Sha256, seen: &Seen<Held>, now: OffsetDateTime) -> Result<(), Option<Trouble>> {
-    let held = held(seen)?;
+fn key_of(root: Sha256, sight: &Sight<'_>, now: OffsetDateTime) -> Result<(), Option<Trouble>> {
+    if sight.source.brings().is_some_and(|brought| brought.fingerprint() == root) {
+        return Ok(());
+    }
+    let held = held(&sight.root)?;
     let root = held.find(root).ok_or(Some(Trouble::RootsDiffer))?;
     lasting(root, now).map_err(Some)
 }

@@ -10,6 +10,7 @@ use crate::{
     pipeline::honest::{NOW, domains, generation, issuer_of, makings, signer},
 };
 
+mod brought;
 mod rotation;
 mod wish;
 
@@ -38,7 +39,7 @@ fn what_is_made_has_the_shape_that_was_promised() {
     let life: Duration = generation.not_after() - generation.not_before();
     assert_eq!(generation.renew_at(), generation.not_before() + life / 2);
 
-    let (_, certificate) = X509Certificate::from_der(generation.certificate_der()).unwrap();
+    let (_, certificate) = X509Certificate::from_der(generation.chain_ders().next().unwrap()).unwrap();
     let constraints = certificate.basic_constraints().unwrap().unwrap().value;
     assert_eq!((constraints.ca, constraints.path_len_constraint), (true, Some(0)));
     let names = certificate.name_constraints().unwrap().unwrap();
@@ -53,7 +54,7 @@ fn what_is_made_has_the_shape_that_was_promised() {
 fn no_two_generations_share_a_name_or_a_key() {
     let root = root();
     let subject = |generation: &Generation| {
-        let (_, certificate) = X509Certificate::from_der(generation.certificate_der()).unwrap();
+        let (_, certificate) = X509Certificate::from_der(generation.chain_ders().next().unwrap()).unwrap();
         certificate.subject().to_string()
     };
     let (first, second) = (below(&root, 1), below(&root, 1));
@@ -126,8 +127,8 @@ fn each_thing_that_is_wrong_in_the_signing_secret_is_told() {
     assert_eq!(load(&changed(&ours, "tls.crt", &twice)), LoadError::NotOne("tls.crt"));
     assert_eq!(load(&changed(&ours, "tls.crt", &vec![b'x'; 70_000])), LoadError::Unreadable("tls.crt"));
     assert_eq!(load(&changed(&ours, "state.json", b"{}")), LoadError::State);
-    let newer = br#"{"schema": 3, "generations": []}"#;
-    assert_eq!(load(&changed(&ours, "state.json", newer)), LoadError::NewerSchema(3));
+    let newer = br#"{"schema": 4, "generations": []}"#;
+    assert_eq!(load(&changed(&ours, "state.json", newer)), LoadError::NewerSchema(4));
 }
 
 #[test]
@@ -206,6 +207,7 @@ fn sight<'a>() -> Sight<'a> {
         highest: 0,
         watched: Duration::ZERO,
         longest: DAY,
+        source: &SelfManaged,
         wish: &NOTHING,
         timing: Timing::at(crate::pace::Pace::real()),
     }

@@ -23,19 +23,27 @@ pub enum Origin {
     Unreadable,
 }
 
-/// Follows a chain in PEM up to one of these roots (in PEM, too), as of the leaf's first second.
+/// Follows a chain in PEM up to one of these roots (in PEM, too), as of the first second at which all of the chain is valid: a CA that
+/// is brought may have been made a moment ago, and leaves are backdated.
 pub fn trace(chain_pem: &str, roots_pem: &str) -> Origin {
     let (chain, roots) = (blocks(chain_pem), blocks(roots_pem));
     let Some((leaf, between)) = chain.split_first() else { return Origin::Unreadable };
-    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Origin::Unreadable };
+    if begins(leaf).is_none() {
+        return Origin::Unreadable;
+    }
     let hash = Sha256::of(leaf);
-    let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+    let begins = chain.iter().filter_map(|der| begins(der)).max().unwrap_or(0);
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(begins));
     if verify(leaf, between, &roots, at).is_some() {
         Origin::Ours { leaf: hash }
     } else {
         Origin::Foreign { leaf: hash }
     }
+}
+
+fn begins(der: &[u8]) -> Option<u64> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0))
 }
 
 fn verify(

@@ -4,11 +4,11 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-use super::load::LoadError;
+use super::{brought::BroughtError, load::LoadError};
 use crate::names::Sha256;
 
 /// All labels.
-pub const LABELS: [&str; 8] = [
+pub const LABELS: [&str; 10] = [
     "signing_secret_broken",
     "root_secret_broken",
     "root_key_lost",
@@ -17,6 +17,8 @@ pub const LABELS: [&str; 8] = [
     "rolled_back",
     "root_ends",
     "not_yet_valid",
+    "brought_ca_broken",
+    "brought_ca_ends",
 ];
 
 /// What keeps the CA from going on, and what to do about it.
@@ -46,6 +48,20 @@ pub enum Trouble {
     RootEnds(OffsetDateTime),
     /// The issuing CA is not valid yet: somebody's clock is wrong.
     NotYetValid(OffsetDateTime),
+    /// What is brought cannot be used.
+    BroughtBroken {
+        /// Where it is.
+        from: String,
+        /// Why not.
+        error: BroughtError,
+    },
+    /// What is brought ends, and nothing newer has been brought.
+    BroughtEnds {
+        /// Where it is.
+        from: String,
+        /// Until when anything can be issued.
+        at: OffsetDateTime,
+    },
 }
 
 impl Trouble {
@@ -60,6 +76,8 @@ impl Trouble {
             Self::RolledBack { .. } => "rolled_back",
             Self::RootEnds(_) => "root_ends",
             Self::NotYetValid(_) => "not_yet_valid",
+            Self::BroughtBroken { .. } => "brought_ca_broken",
+            Self::BroughtEnds { .. } => "brought_ca_ends",
         }
     }
 }
@@ -82,7 +100,7 @@ impl fmt::Display for Trouble {
             ),
             Self::OtherRoot { found } => write!(
                 out,
-                "the Secrets hold the root {found}, and another one is trusted: somebody replaced them; restore them from a backup"
+                "the Secrets hold the root {found}, and certificates of another one are about: somebody replaced them; restore them from a backup"
             ),
             Self::RootsDiffer => out.write_str(
                 "the Secret of the root holds another root than the one above the issuing CA: restore it from a backup",
@@ -96,6 +114,14 @@ impl fmt::Display for Trouble {
             Self::NotYetValid(from) => {
                 write!(out, "the issuing CA is valid from {from}: the API server's clock is, or was, wrong")
             }
+            Self::BroughtBroken { from, error } => write!(
+                out,
+                "the CA in {from} cannot be used: {error}. Whatever was brought before signs for as long as it lasts"
+            ),
+            Self::BroughtEnds { from, at } => write!(
+                out,
+                "the CA in {from} can issue until {at}, and the longest certificates would outlive it: bring its successor there;                  certificates are cut short until then"
+            ),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     load::Generation,
     plan::{Mended, Rotation, STABLE},
     rotation::{Timing, next_event},
+    source::Source,
     state::Name,
     wish::Wish,
 };
@@ -54,6 +55,8 @@ pub struct View {
     pub next: Name,
     /// When. A time that is past means: at once.
     pub next_at: OffsetDateTime,
+    /// Where it is brought; none where we make it ourselves.
+    pub brought: Option<String>,
     /// What was asked for when it was seen: an annotation that came later is not in force yet.
     pub wish: Wish,
     /// The wish for a rotation that was granted last.
@@ -66,7 +69,7 @@ pub struct View {
 
 impl View {
     /// Of this one.
-    pub fn of(generation: &Generation, wish: &Wish, timing: Timing) -> Self {
+    pub fn of(generation: &Generation, source: &dyn Source, wish: &Wish, timing: Timing) -> Self {
         let plan = &generation.signing().plan;
         let (next, next_at) = next_event(generation.signing(), wish, timing);
         Self {
@@ -75,6 +78,7 @@ impl View {
             parts: generation.shown(),
             next,
             next_at,
+            brought: source.place().map(str::to_owned),
             wish: wish.clone(),
             asked: plan.asked.clone(),
             mended: plan.mended,

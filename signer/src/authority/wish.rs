@@ -114,6 +114,10 @@ fn answer(name: &str, value: &str, view: Option<&View>, trouble: Option<&str>) -
         return (Progress::Waiting, trouble.unwrap_or("the CA has not been looked at yet").to_owned());
     };
     let (progress, message) = match asked {
+        Asked::Rotate | Asked::Renew(_) if view.brought.is_some() => {
+            let from = view.brought.as_deref().unwrap_or_default();
+            (Progress::Refused, format!("the CA is brought in {from}: what is written there is what signs next"))
+        }
         Asked::Rotate => rotated(value, view),
         Asked::Renew(number) => renewed(number, view),
         Asked::Pause if view.wish.is_paused => {
@@ -238,7 +242,7 @@ fn next(view: &View) -> String {
     let at = if view.next_at == OffsetDateTime::UNIX_EPOCH {
         "at once".to_owned()
     } else {
-        format!("at {}", view.next_at.format(&Rfc3339).unwrap_or_default())
+        format!("at {}", view.next_at.truncate_to_second().format(&Rfc3339).unwrap_or_default())
     };
     format!("phase {}, next {} {at}{paused}", view.phase, view.next.as_str())
 }

@@ -62,8 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn explain(arguments: &ExplainArguments) -> Result<u8> {
-    let explanation = runtime()?.block_on(async {
-        let config = config(&arguments.common.cluster).await?;
+    let explanation = asking(&arguments.common.cluster, async |config| {
         let question = question(arguments, &config.default_namespace)?;
         explain::explain(config, question).await.context("could not explain")
     })?;
@@ -72,8 +71,7 @@ fn explain(arguments: &ExplainArguments) -> Result<u8> {
 
 fn requests(arguments: &RequestsArguments) -> Result<u8> {
     let (installation, cluster_domain) = signer(&arguments.common)?;
-    let pending = runtime()?.block_on(async {
-        let config = config(&arguments.common.cluster).await?;
+    let pending = asking(&arguments.common.cluster, async |config| {
         let namespace = arguments.namespace.as_ref().unwrap_or(&config.default_namespace);
         let namespace = Namespace::parse(namespace).context("--namespace is no namespace")?;
         let namespace = (!arguments.all_namespaces).then_some(&namespace);
@@ -108,10 +106,9 @@ fn release(arguments: ReleaseArguments) -> Result<u8> {
 
 fn carry_out(order: impl FnOnce(&str) -> Result<Order>, common: &CommonArguments) -> Result<u8> {
     let (installation, cluster_domain) = signer(common)?;
-    let standing = runtime()?.block_on(async {
-        let config = config(&common.cluster).await?;
+    let standing = asking(&common.cluster, async |config| {
         let order = order(&config.default_namespace)?;
-        Ok::<_, anyhow::Error>(hold::hold(config, installation, &cluster_domain, order).await?)
+        Ok(hold::hold(config, installation, &cluster_domain, order).await?)
     })?;
     show(&standing, common.output)
 }
@@ -128,8 +125,7 @@ fn scope(what: &[String], namespace: &str) -> Result<Option<Scope>> {
 
 fn status(common: &CommonArguments) -> Result<u8> {
     let (installation, _) = signer(common)?;
-    let status = runtime()?.block_on(async {
-        let config = config(&common.cluster).await?;
+    let status = asking(&common.cluster, async |config| {
         status::status(config, &installation).await.context("could not look at the installation")
     })?;
     show(&status, common.output)
@@ -234,7 +230,7 @@ fn order(of: &OfSigner, wanted: order::Order) -> Result<u8> {
 /// Does this in the cluster and for the installation that are named.
 fn at<T>(place: &Place, act: impl AsyncFnOnce(kube::Config, Installation) -> Result<T, CaError>) -> Result<T> {
     let installation = installation(&place.installation)?;
-    runtime()?.block_on(async { Ok(act(config(&place.cluster).await?, installation).await?) })
+    asking(&place.cluster, async |config| Ok(act(config, installation).await?))
 }
 
 fn told(outcome: &Outcome) -> Result<u8> {
@@ -271,17 +267,22 @@ fn load(from: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+/// Asks the API server that is named; what goes wrong says which one that was.
+fn asking<T>(cluster: &ClusterArguments, ask: impl AsyncFnOnce(kube::Config) -> Result<T>) -> Result<T> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_other| anyhow!("another cryptographic provider is installed already"))?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start the runtime")
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("could not start the runtime")?.block_on(async {
+        let config = config(cluster).await?;
+        let server = config.cluster_url.to_string();
+        ask(config).await.with_context(|| format!("asking {}", server.trim_end_matches('/')))
+    })
 }
 
 fn doctor(arguments: &DoctorArguments) -> Result<u8> {
     let installation = installation(&arguments.installation)?;
-    let report = runtime()?.block_on(async {
-        let config = config(&arguments.cluster).await?;
+    let report = asking(&arguments.cluster, async |config| {
         examine(config, &installation, local_time).await.context("could not look at the cluster")
     })?;
     show(&report, arguments.output)

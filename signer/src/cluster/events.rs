@@ -80,6 +80,11 @@ impl Writer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.notices.len()
+    }
+
     /// Never more than one a minute for an object.
     fn may_tell(&mut self, uid: &str, now: Instant) -> bool {
         let quiet = self.pace.of(QUIET);
@@ -182,7 +187,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_pod_gets_no_more_than_one_event_a_minute() {
         let fake = Fake::new();
         let (notices, writer) = Notices::new(fake.calls(), "one".to_owned(), Metrics::new(), Pace::real());
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(fake.count("POST /api/v1/namespaces/shop/events"), 2);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_event_about_a_pod_signer_is_in_the_namespace_that_kubernetes_wants() {
         let fake = Fake::new();
         let (notices, writer) = Notices::new(fake.calls(), "one".to_owned(), Metrics::new(), Pace::real());
@@ -205,7 +210,7 @@ mod tests {
         assert_eq!(fake.count("POST /api/v1/namespaces/default/events"), 1);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn too_many_are_dropped_and_counted_and_nobody_waits() {
         let metrics = Metrics::new();
         let (notices, writer) = Notices::new(Fake::new().calls(), "one".to_owned(), metrics.clone(), Pace::real());
@@ -216,7 +221,7 @@ mod tests {
         assert!(metrics.text().unwrap().contains("events_dropped_total 7"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_event_fits_what_the_api_server_takes() {
         let (_, writer) = Notices::new(Fake::new().calls(), "one".to_owned(), Metrics::new(), Pace::real());
         let event = writer.event(&notice("a.".repeat(126).trim_end_matches('.')));

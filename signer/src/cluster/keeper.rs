@@ -16,7 +16,7 @@ use super::{
 use crate::{
     authority::{
         Before, Bundle as Standing, Clock, Confirmed, Generation, Issuer, LoadError, MakeError, NotPublished,
-        Published, Roots, Rotation, SecretData, Seen, Sight, Step, Timing, Trouble, View, Wish, fingerprints,
+        Published, Roots, Rotation, SecretData, Seen, Sight, Source, Step, Timing, Trouble, View, Wish, fingerprints,
         may_go_on, next_step,
     },
     chain::Chain,
@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod root;
+mod source;
 mod write;
 
 use self::write::RootSecret;
@@ -77,8 +78,10 @@ pub(crate) struct Keeper {
 /// What is remembered from one look to the next.
 #[derive(Default)]
 struct Memory {
-    /// What was last signed with, or could have been.
+    /// What was last signed with, or could have been; none where that was confirmed too long ago.
     generation: Option<Arc<Generation>>,
+    /// What that was when it was confirmed too long ago. Nobody signs with it. But where an older one is found, somebody has put that there.
+    last: Option<Before>,
     /// The highest number that was seen.
     highest: u64,
     /// When it was last confirmed by the API server: the moment of a read of the signing Secret.
@@ -95,6 +98,24 @@ struct Memory {
     first: Option<(OffsetDateTime, Instant)>,
 }
 
+impl Memory {
+    /// Whoever slept, or was cut off, signs no sooner than one that starts.
+    fn put_by(&mut self) {
+        self.confirmed = None;
+        self.last = self.generation.take().map(|generation| Before::of(generation.signing())).or(self.last);
+    }
+
+    /// What was signed with, as far as that counts beside what was found. Others may have moved on from what was put by; back they cannot
+    /// have gone.
+    fn before(&mut self, found: Option<&Generation>, is_fresh: bool) -> Option<Before> {
+        let last = self.last.filter(|last| found.is_some_and(|found| found.number() < last.number));
+        if is_fresh {
+            self.last = last;
+        }
+        self.generation.as_ref().map(|generation| Before::of(generation.signing())).or(last)
+    }
+}
+
 /// The next root in a bundle that nobody wrote all the while.
 struct Watched {
     root: Sha256,
@@ -105,10 +126,11 @@ struct Watched {
     last: Instant,
 }
 
-/// A read of the signing Secret.
+/// A read of the signing Secret, and of where the CA comes from behind it: so what is brought is never older than what signs.
 #[derive(Clone)]
 struct Read {
     secret: Option<Secret>,
+    source: Arc<dyn Source>,
     /// By this process's own clock.
     heard: Instant,
     /// By the API server's: before it was asked.
@@ -211,13 +233,12 @@ impl Keeper {
             let (read, is_fresh) = self.signing().await?;
             let clock = self.clock()?;
             if !self.memory.confirmed.is_some_and(|confirmed| confirmed.counts(clock.now)) {
-                // Whoever slept, or was cut off, knows no more than one that starts.
-                self.memory.confirmed = None;
-                self.memory.generation = None;
+                self.memory.put_by();
             }
             let loaded = read.secret.as_ref().map(load);
-            let wish = self.wish(read.secret.as_ref());
-            let looked = Looked { read, is_fresh, loaded, wish, bundles, asked, heard, clock };
+            let before = self.memory.before(loaded.as_ref().and_then(|loaded| loaded.as_deref().ok()), is_fresh);
+            let wish = read.source.heeds(self.wish(read.secret.as_ref()));
+            let looked = Looked { read, is_fresh, loaded, before, wish, bundles, asked, heard, clock };
             let (step, root) = self.decide(&looked).await?;
             let is_write = !matches!(step, Step::Sign { .. } | Step::Hold(_));
             if is_write && !looked.is_fresh {
@@ -232,7 +253,7 @@ impl Keeper {
                 (Step::Sign { until, alarm }, Some(Ok(generation))) => {
                     if self.sign_with(generation, &looked).await? {
                         if looked.is_fresh {
-                            self.look_at_root().await?;
+                            self.look_at_root(generation, &looked).await?;
                         }
                         self.alarm(alarm.or_else(|| self.root_trouble(generation, &looked.wish)).as_ref());
                         self.memory.signing = self.memory.signing.take().filter(|_| clock.now < until);
@@ -243,8 +264,9 @@ impl Keeper {
                     self.hold(&trouble, &looked);
                     return Ok(());
                 }
-                (Step::MakeRoot(write), _) => self.make_root(write, root.as_ref(), clock.now).await?,
-                (Step::MakeNext, _) => self.make_next(root, clock.now).await?,
+                (Step::MakeRoot(write), _) => self.make_root(write, root.as_ref(), &looked).await?,
+                (Step::MakeNext, _) => self.make_next(root, &looked).await?,
+                (Step::Forget, _) => self.forget(root).await?,
                 (Step::Promote, _) => self.promote(root).await?,
                 (Step::Put(put), _) => self.put(&put, &looked, root.as_ref()).await?,
                 // `decide` has read it, and `next_step` signs only with what was found.
@@ -264,7 +286,7 @@ impl Keeper {
     /// What the next step goes on from is no stranger's, though it never came to sign with it.
     fn accept(&mut self, generation: &Arc<Generation>, looked: &Looked) {
         self.memory.highest = self.memory.highest.max(generation.number());
-        if self.memory.generation.as_ref().is_none_or(|before| before.number() <= generation.number()) {
+        if looked.before.is_none_or(|before| before.number <= generation.number()) {
             self.memory.generation = Some(Arc::clone(generation));
             self.memory.confirmed = Some(self.confirmed(looked));
         }
@@ -275,7 +297,6 @@ impl Keeper {
     async fn decide(&mut self, looked: &Looked) -> Result<(Step, Option<RootSecret>), KeeperError> {
         let trusted = looked.bundles.ours.as_ref().map(|bundle| fingerprints(bundle.text()));
         let timing = Timing::at(self.pace);
-        let before = self.memory.generation.as_ref().map(|generation| Before::of(generation.signing()));
         let watched = self.watch(looked, trusted.as_deref().unwrap_or_default());
         let mut root: Option<RootSecret> = None;
         loop {
@@ -288,10 +309,11 @@ impl Keeper {
                 root: root.as_ref().map_or(Seen::Unread, |root| root.seen.map(Roots::held)),
                 bundle: trusted.as_deref(),
                 marked: looked.bundles.ours.as_ref().and_then(bundle::Bundle::marked),
-                before,
+                before: looked.before,
                 highest: self.memory.highest,
                 watched,
                 longest: self.signer.lifetime.max_seconds,
+                source: &*looked.read.source,
                 wish: &looked.wish,
                 timing,
             };
@@ -344,7 +366,7 @@ impl Keeper {
         let name = &self.signer.authority.secret_name;
         let (heard, at) = (Instant::now(), self.calls.clock().now().ok_or(KeeperError::NoTime)?);
         let secret = self.secrets.read(name).await.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
-        let read = Read { secret, heard, at };
+        let read = Read { secret, source: self.source(at).await, heard, at };
         self.memory.signing = Some(read.clone());
         Ok((read, true))
     }
@@ -357,7 +379,7 @@ impl Keeper {
     }
 
     fn view(&self, generation: &Generation, looked: &Looked) -> View {
-        View::of(generation, &looked.wish, Timing::at(self.pace))
+        View::of(generation, &*looked.read.source, &looked.wish, Timing::at(self.pace))
     }
 
     /// Hands out the right to sign if the bundle is as it should be; else repairs it. True if there is nothing more to do.
@@ -553,6 +575,8 @@ struct Looked {
     read: Read,
     is_fresh: bool,
     loaded: Option<Result<Arc<Generation>, LoadError>>,
+    /// What was signed with before.
+    before: Option<Before>,
     wish: Wish,
     bundles: Bundles,
     /// Before and after the bundle was read.

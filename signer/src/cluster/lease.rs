@@ -41,6 +41,11 @@ impl Standing {
         }
     }
 
+    /// Whether we were when we last looked. Another may be by now.
+    pub(crate) fn was_first(self) -> bool {
+        matches!(self, Self::First { .. })
+    }
+
     /// Since when we have not been first.
     pub(crate) fn since(self) -> Instant {
         match self {
@@ -170,7 +175,7 @@ impl Turn {
             let now = Instant::now();
             next = now.checked_add(self.pace.of(pause)).unwrap_or(now);
         }
-        if matches!(*self.standing.borrow(), Standing::First { .. })
+        if self.standing.borrow().was_first()
             && let Err(error) = self.give_back().await
         {
             tracing::debug!(error = %Chain(&error), "could not give the lease back; it will run out");
@@ -186,7 +191,7 @@ impl Turn {
             // Only from the one whose silence was noticed.
             Right::StandIn(since) if standing.since() == since => true,
             // We were, and are not sure that we still are.
-            Right::First if matches!(standing, Standing::First { .. }) => false,
+            Right::First if standing.was_first() => false,
             Right::First | Right::StandIn(_) | Right::PassedOver => return false,
         };
         self.renew(seen, takes).await.is_none_or(|found| found == Found::Ours)
@@ -228,8 +233,8 @@ impl Turn {
                 (Found::Known, Standing::Behind { .. }) => before,
                 (Found::Known | Found::New, _) => Standing::behind(),
             };
-            was_first = matches!(before, Standing::First { .. });
-            is_first = matches!(*standing, Standing::First { .. });
+            was_first = before.was_first();
+            is_first = standing.was_first();
             // One who is first and stays so need not be told.
             *standing != before && !(was_first && is_first)
         });
@@ -344,7 +349,7 @@ mod tests {
         turn.standing.borrow().since()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_is_first_until_it_gives_back_or_falls_silent() {
         let fake = Fake::new();
         let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(one.look(&mut seen, false).await.unwrap(), Found::Ours);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn of_two_who_would_stand_in_one_does() {
         let fake = Fake::new();
         let ((one, _), (two, _), (three, _)) = (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
@@ -369,13 +374,14 @@ mod tests {
         two.renew(&mut second, false).await;
         three.renew(&mut third, false).await;
         let (silent_for_two, silent_for_three) = (since(&two), since(&three));
+        tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(two.allow(Right::StandIn(silent_for_two), &mut second).await);
         assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "it is another one who is first now");
         assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "and he was never silent");
         assert!(three.allow(Right::StandIn(since(&three)), &mut third).await);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_was_first_looks_again_before_he_writes() {
         let fake = Fake::new();
         let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
@@ -393,7 +399,38 @@ mod tests {
         assert!(!one.allow(Right::First, &mut first).await);
     }
 
-    #[tokio::test]
+    /// Or he would be silent since our last look, and so never for long.
+    #[tokio::test(start_paused = true)]
+    async fn another_is_first_since_he_was_seen_to_be_and_not_since_the_last_look() {
+        let fake = Fake::new();
+        let ((one, _), (two, _), (three, _)) = (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
+        let (mut first, mut second) = (None, None);
+        one.renew(&mut first, false).await;
+        assert_eq!(two.renew(&mut second, false).await, Some(Found::New));
+        let known = since(&two);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(two.renew(&mut second, false).await, Some(Found::Known));
+        assert_eq!(since(&two), known);
+        one.give_back().await.unwrap();
+        three.renew(&mut None, false).await;
+        assert_eq!(two.renew(&mut second, false).await, Some(Found::New));
+        assert!(since(&two) > known);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_first_and_beaten_looks_again() {
+        let fake = Fake::new();
+        let ((one, first), (two, second)) = (turn(&fake, "one"), turn(&fake, "two"));
+        one.renew(&mut None, false).await;
+        two.renew(&mut None, false).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        first.beaten();
+        assert!(timeout(Duration::from_secs(5), one.doubts.notified()).await.is_ok());
+        second.beaten();
+        assert!(timeout(Duration::from_millis(50), two.doubts.notified()).await.is_err(), "it is another's to answer");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_loses_the_race_for_it_is_behind() {
         let fake = Fake::new();
         fake.instead(|method, _, _| {
@@ -403,7 +440,7 @@ mod tests {
         assert_eq!(turn(&fake, "one").0.look(&mut None, false).await.unwrap(), Found::New);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn without_leases_everyone_answers() {
         let fake = Fake::new();
         fake.instead(|_, _, _| {

@@ -110,7 +110,7 @@ mod tests {
         Line::Whole(Bytes::from(text.to_owned()))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn lines_are_put_together_from_pieces() {
         let mut lines = lines(vec![b"one\ntw".to_vec(), b"o".to_vec(), b"\n\nthree\nfo".to_vec()], Ok(()));
         for expected in ["one", "two", "three"] {
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(lines.next(SOON).await, Line::End(None));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_line_that_is_too_long_is_passed_over() {
         let huge = vec![b'x'; LONGEST / 2 + 1];
         let mut lines = lines(vec![b"one\n".to_vec(), huge.clone(), huge.clone(), huge, b"x\ntwo\n".to_vec()], Ok(()));
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(lines.next(SOON).await, whole("two"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn silence_and_a_broken_connection_are_told_apart() {
         let mut broken = lines(vec![b"one\n".to_vec()], Err("reset"));
         assert_eq!(broken.next(SOON).await, whole("one"));

@@ -51,6 +51,21 @@ pub(crate) struct Watch {
     pub(crate) pace: Pace,
 }
 
+/// A listing on its way.
+#[derive(Debug, Default)]
+struct Listing {
+    round: u64,
+    /// The token of the page that comes next. Empty: it has not begun, or has ended.
+    next: String,
+}
+
+impl Listing {
+    /// The one after it.
+    fn anew(self) -> Self {
+        Self { round: self.round.saturating_add(1), next: String::new() }
+    }
+}
+
 /// Why a stream of events ended.
 #[derive(Debug)]
 enum End {
@@ -103,14 +118,21 @@ impl Watch {
     /// Watches until the receiving end is dropped.
     pub(crate) async fn run(self) {
         let mut attempt = 0_u32;
-        let mut round = 0_u64;
+        let mut listing = Listing::default();
         while !self.out.is_closed() {
-            round = round.saturating_add(1);
-            let error = match self.list(round).await {
-                Err(error) => error,
+            if listing.next.is_empty() {
+                listing = listing.anew();
+            }
+            let known = listing.next.clone();
+            let error = match self.list(&mut listing).await {
+                Err(error) => {
+                    // One that came further is no sign that the next attempt will fail.
+                    attempt = if listing.next == known { attempt } else { 0 };
+                    error
+                }
                 Ok((version, from)) => {
                     attempt = 0;
-                    match self.follow(round, version, from).await {
+                    match self.follow(listing.round, version, from).await {
                         Ok(cause) => {
                             self.metrics.watch_restarted(cause);
                             continue;
@@ -125,6 +147,10 @@ impl Watch {
             self.metrics.watch_restarted(error.cause());
             let wait = self.pace.of(RETRY.wait(attempt, chance()));
             attempt = attempt.saturating_add(1);
+            // Where etcd is an older one, a page of what is not any more fails for ever.
+            if attempt >= MOST_TRIES {
+                listing.next.clear();
+            }
             tracing::warn!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "cannot see certificate requests");
             tokio::time::sleep(wait).await;
             if error.is_unserved()
@@ -135,25 +161,35 @@ impl Watch {
         }
     }
 
-    async fn list(&self, round: u64) -> Result<(Version, String), WatchError> {
+    /// Lists from where this listing has come to. What it shows is answered when it has ended, so one that breaks off goes on at the page
+    /// that failed: begun anew again and again it might never end.
+    async fn list(&self, listing: &mut Listing) -> Result<(Version, String), WatchError> {
         let version = self.versions.served().requests.ok_or(WatchError::NotServed)?;
-        let (mut at_once, mut next) = (PAGE, String::new());
+        let mut at_once = PAGE;
         loop {
-            let path = format!("{}?{}&limit={at_once}&continue={}", path(version), self.selector(), encode(&next));
+            let (place, next) = (path(version), encode(&listing.next));
+            let path = format!("{place}?{}&limit={at_once}&continue={next}", self.selector());
             let page = match self.calls.get::<Page>(&path).await {
+                Ok(page) => page,
                 // Annotations may weigh a quarter of a megabyte each.
                 Err(CallError::TooLong(_)) if at_once > 1 => {
                     at_once = at_once.checked_div(8).unwrap_or(1).max(1);
                     continue;
                 }
-                page => page.map_err(WatchError::List)?,
+                Err(error) => {
+                    // etcd has forgotten how it was when the listing began, or the version that was listed is not served any more.
+                    if error.is_expired() || error.is_unserved() {
+                        listing.next.clear();
+                    }
+                    return Err(WatchError::List(error));
+                }
             };
             for request in page.items.unwrap_or_default() {
-                self.see(round, version, request).await?;
+                self.see(listing.round, version, request).await?;
             }
-            next = page.metadata.next.unwrap_or_default();
-            if next.is_empty() {
-                self.tell(News::Listed(round)).await?;
+            listing.next = page.metadata.next.unwrap_or_default();
+            if listing.next.is_empty() {
+                self.tell(News::Listed(listing.round)).await?;
                 return Ok((version, page.metadata.resource_version));
             }
         }
@@ -163,9 +199,13 @@ impl Watch {
     async fn follow(&self, round: u64, version: Version, mut from: String) -> Result<&'static str, WatchError> {
         let begun = Instant::now();
         let (mut attempt, mut is_anew) = (0_u32, true);
+        let mut obstacle = None;
         while begun.elapsed() < RELIST {
             let known = from.clone();
-            let end = self.stream(round, version, &mut from, is_anew).await;
+            let end = match obstacle {
+                Some(end) => end,
+                None => self.stream(round, version, &mut from, is_anew).await,
+            };
             is_anew = !matches!(end, End::Over);
             match end {
                 End::Over => attempt = 0,
@@ -184,22 +224,23 @@ impl Watch {
             if self.out.is_closed() {
                 return Err(WatchError::Stopped);
             }
-            if self.is_rolled_back(version, &from).await {
-                return Ok("rolled_back");
-            }
+            obstacle = self.obstacle(version, &from).await;
         }
         Ok("ended")
     }
 
-    /// Whether the API server has not come as far as we have: etcd is an older one. A watch from here on would be silent until it has,
-    /// and what is asked for meanwhile would not be seen. A list of one tells, for it is as new as etcd; resourceVersions of one kind
-    /// are ordered (KEP-5504). Who cannot say is as new as we are.
-    async fn is_rolled_back(&self, version: Version, from: &str) -> bool {
+    /// What stands against watching from here on: that etcd is an older one, or that it cannot be asked whether it is. A watch of one that
+    /// has not come as far as we have would be silent until it has, and what is asked for meanwhile would never be seen. A list of one
+    /// tells, for it is as new as etcd; resourceVersions of one kind are ordered (KEP-5504).
+    async fn obstacle(&self, version: Version, from: &str) -> Option<End> {
         let path = format!("{}?{}&limit=1", path(version), self.selector());
-        let Ok(head) = self.calls.get::<Head>(&path).await else { return false };
+        let head = match self.calls.get::<Head>(&path).await {
+            Ok(head) => head,
+            Err(error) => return Some(End::Failed(WatchError::List(error))),
+        };
         match (head.metadata.resource_version.parse::<u64>(), from.parse::<u64>()) {
-            (Ok(now), Ok(from)) => now < from,
-            (Err(_), _) | (_, Err(_)) => false,
+            (Ok(now), Ok(from)) if now < from => Some(End::Lost("rolled_back")),
+            (Ok(_) | Err(_), _) => None,
         }
     }
 
@@ -380,6 +421,8 @@ struct HeadMetadata {
 }
 
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
+/// How often a page is tried before its listing is begun anew: for six seconds.
+const MOST_TRIES: u32 = 5;
 /// What a request weighs at most is 40 kB, 3 kB as a rule.
 const PAGE: u32 = 500;
 /// A stream this short needs no bookmarks to show that it is alive: the API server ends it in time, or it is dead.

@@ -3,7 +3,7 @@
 use serde_saphyr::Spanned;
 
 use super::{
-    Domains, Lifetime, PodSigner, SelfManaged,
+    Authority, Domains, Lifetime, Origin, PodSigner,
     document::{ConfigError, Path, Place, Tree},
     profile, rule,
 };
@@ -201,29 +201,83 @@ fn permille(part: f64) -> Option<u32> {
 }
 
 /// Whose Secrets are named by default is decided here, so that `place` is where a name that is too long is told.
-fn authority(place: Place<'_>, found: Option<Found<'_>>) -> Result<SelfManaged, ConfigError> {
-    let Some((node, path)) = found else { return secrets(place, None, None) };
+fn authority(place: Place<'_>, found: Option<Found<'_>>) -> Result<Authority, ConfigError> {
+    let Some((node, path)) = found else { return secrets(place, Origin::SelfManaged, None, None) };
     let place = Place::new(node, &path);
-    let Some((node, path)) = place.fields(["selfManaged"])?.find("selfManaged") else {
-        return secrets(place, None, None);
-    };
+    let fields = place.fields(ORIGINS)?;
+    let mut named = ORIGINS.into_iter().filter_map(|origin| Some((origin, fields.find(origin)?)));
+    let Some((origin, (node, path))) = named.next() else { return secrets(place, Origin::SelfManaged, None, None) };
+    if let Some((other, _)) = named.next() {
+        return Err(place.error(format!("a CA comes from one place: take {origin} or {other} away")));
+    }
     let place = Place::new(node, &path);
-    let fields = place.fields(["secretName", "rootSecretName"])?;
-    let name = |key| fields.find(key).map(|found| named(found, DnsName::parse)).transpose();
-    secrets(place, name("secretName")?, name("rootSecretName")?)
+    match origin {
+        "secret" => {
+            let fields = place.fields(["name", "secretName", "rootSecretName"])?;
+            let name =
+                self::named(fields.need("name", "it is the Secret that cert-manager, or you, write")?, DnsName::parse)?;
+            let [own, root] = [fields.find("secretName"), fields.find("rootSecretName")];
+            secrets(place, Origin::Secret(name), own, root)
+        }
+        "files" => {
+            let fields = place.fields(["directory", "secretName", "rootSecretName"])?;
+            let folder = folder(fields.need("directory", "it is where tls.crt, tls.key and ca.crt are mounted")?)?;
+            let [own, root] = [fields.find("secretName"), fields.find("rootSecretName")];
+            secrets(place, Origin::Files(folder), own, root)
+        }
+        _ => {
+            let fields = place.fields(["secretName", "rootSecretName"])?;
+            let [own, root] = [fields.find("secretName"), fields.find("rootSecretName")];
+            secrets(place, Origin::SelfManaged, own, root)
+        }
+    }
 }
 
-fn secrets(place: Place<'_>, secret: Option<DnsName>, root: Option<DnsName>) -> Result<SelfManaged, ConfigError> {
+fn folder((node, path): Found<'_>) -> Result<Box<std::path::Path>, ConfigError> {
+    let place = Place::new(node, &path);
+    let folder = std::path::Path::new(place.text()?);
+    if folder.is_absolute() {
+        Ok(folder.into())
+    } else {
+        Err(place.error("write it from the root on, as /var/run/podmint/ca"))
+    }
+}
+
+fn secrets(
+    place: Place<'_>,
+    origin: Origin,
+    secret: Option<Found<'_>>,
+    root: Option<Found<'_>>,
+) -> Result<Authority, ConfigError> {
     let parse = |text: &str| DnsName::parse(text).map_err(|error| place.error(error.to_string()));
-    let secret_name = secret.map_or_else(|| parse("podmint-ca"), Ok)?;
-    let root_secret_name = root.map_or_else(|| parse(&format!("{secret_name}-root")), Ok)?;
+    let secret_name = secret.map_or_else(|| parse("podmint-ca"), |found| named(found, DnsName::parse))?;
+    let root_secret_name =
+        root.map_or_else(|| parse(&format!("{secret_name}-root")), |found| named(found, DnsName::parse))?;
     if secret_name == root_secret_name {
         return Err(
             place.error("secretName and rootSecretName must differ: who signs has no business with the root's key")
         );
     }
-    Ok(SelfManaged { secret_name, root_secret_name })
+    if let Origin::Secret(brought) = &origin
+        && [&secret_name, &root_secret_name].contains(&brought)
+    {
+        return Err(place.error(format!(
+            "{brought} is the Secret that is brought, and Podmint keeps what it signs with in Secrets of its own: give secretName or \
+             rootSecretName another name"
+        )));
+    }
+    Ok(Authority { origin, secret_name, root_secret_name })
 }
+
+fn kind(origin: &Origin) -> &'static str {
+    match origin {
+        Origin::SelfManaged => "selfManaged",
+        Origin::Secret(_) => "secret",
+        Origin::Files(_) => "files",
+    }
+}
+
+const ORIGINS: [&str; 3] = ["selfManaged", "secret", "files"];
 
 /// Checks one object of the API server, which has neither lines nor a number.
 pub(super) fn object(tree: &Spanned<Tree>, domains: &Domains) -> Result<PodSigner, ConfigError> {
@@ -254,11 +308,14 @@ pub(super) fn unlike<'s>(
                 other.name, signer.signer_name
             )));
         }
-        if let Some(secret) = other.authority.names().into_iter().find(|name| signer.authority.names().contains(name)) {
+        let is_shared = |name: &&DnsName| signer.authority.secrets().any(|ours| ours == *name);
+        if let Some(secret) = other.authority.secrets().find(is_shared) {
             return Err(place.error(format!(
-                "PodSigner {} keeps its CA in the Secret {secret}, too: set spec.authority.selfManaged.secretName to a name of \
-                 its own, as podmint-ca-{}",
-                other.name, signer.name
+                "PodSigner {} keeps its CA in the Secret {secret}, too: set spec.authority.{}.secretName to a name of its own, as \
+                 podmint-ca-{}, and bring each a CA of its own",
+                other.name,
+                kind(&signer.authority.origin),
+                signer.name
             )));
         }
     }

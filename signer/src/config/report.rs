@@ -43,7 +43,17 @@ fn one(out: &mut String, signer: &PodSigner) -> fmt::Result {
         percent(*to)
     )?;
     let [signing, root] = authority.names();
-    writeln!(out, "  authority  made by Podmint: Secret {signing} (issuing CA, 30d), Secret {root} (root, 10 years)")
+    match authority.brought() {
+        None => writeln!(
+            out,
+            "  authority  made by Podmint: Secret {signing} (issuing CA, 30d), Secret {root} (root, 10 years)"
+        ),
+        Some(from) => writeln!(
+            out,
+            "  authority  brought in {from} (tls.crt, tls.key, ca.crt); copied into the Secrets {signing} (what signs) and {root} (what \
+             signs next)"
+        ),
+    }
 }
 
 fn words(out: &mut String, trust_domain: &TrustDomain, wording: &Wording) -> fmt::Result {

@@ -293,6 +293,31 @@ fn what_two_pod_signers_may_not_share_is_refused() {
 }
 
 #[test]
+fn a_ca_comes_from_one_place() {
+    let of = |authority: &str| more(&format!("authority: {authority}"));
+    let origin = |authority: &str| of(authority).unwrap().signers()[0].authority.clone();
+    assert_eq!(origin("{}"), parse(CONFIG).unwrap().signers()[0].authority);
+    let secret = origin("{secret: {name: my-ca}}");
+    assert_eq!(secret.origin, Origin::Secret(DnsName::parse("my-ca").unwrap()));
+    assert_eq!(secret.names().map(DnsName::as_str), ["podmint-ca", "podmint-ca-root"]);
+    let files = origin("{files: {directory: /run/ca, secretName: a, rootSecretName: b}}");
+    assert_eq!(files.origin, Origin::Files(std::path::Path::new("/run/ca").into()));
+    assert_eq!(files.names().map(DnsName::as_str), ["a", "b"]);
+    assert!(of("{secret: {name: my-ca}}").unwrap().report().contains("brought in the Secret my-ca"));
+
+    refused(of("{selfManaged: {}, secret: {name: a}}"), 12, "spec.authority", &["take selfManaged or secret away"]);
+    refused(of("{secret: {}}"), 12, "spec.authority.secret", &["name is missing"]);
+    refused(of("{files: {}}"), 12, "spec.authority.files", &["directory is missing"]);
+    refused(of("{files: {directory: run/ca}}"), 12, "spec.authority.files.directory", &["from the root on"]);
+    refused(of("{secret: {name: podmint-ca-root}}"), 12, "spec.authority.secret", &["Secrets of its own"]);
+    let two = |own: &str| {
+        let brought = |own: &str| format!("{CONFIG}  authority: {{secret: {{name: my-ca, secretName: {own}}}}}\n");
+        parse(&format!("{}---{}", brought("a"), brought(own).replace("workload", "other")))
+    };
+    refused(two("b"), 14, "", &["keeps its CA in the Secret my-ca, too", "spec.authority.secret.secretName"]);
+}
+
+#[test]
 fn broken_yaml_is_refused_with_its_line() {
     let error = parse("apiVersion: podmint.dev/v1alpha1\nkind: [PodSigner\n").unwrap_err();
     assert!(error.line() > 0, "{error}");

@@ -20,6 +20,8 @@ use crate::{
 /// A request in the queue.
 pub(crate) struct Item {
     pub(crate) signer: usize,
+    /// The listing that first showed it, or that it came after.
+    pub(crate) round: u64,
     target: Target,
     version: Version,
     /// None when there was no room for it: then it is read again when its turn comes.
@@ -32,7 +34,7 @@ pub(crate) struct Item {
     reason: &'static str,
     held: Option<Instant>,
     /// What the pod's author was told last.
-    told: Option<&'static str>,
+    told: Option<(&'static str, Instant)>,
 }
 
 /// What a walk starts from.
@@ -51,6 +53,7 @@ pub(crate) struct Job {
 impl Item {
     pub(crate) fn new(
         signer: usize,
+        round: u64,
         version: Version,
         target: Target,
         object: RequestObject,
@@ -59,6 +62,7 @@ impl Item {
     ) -> Self {
         Self {
             signer,
+            round,
             target,
             version,
             object: keep.then(|| Arc::new(object)),
@@ -118,12 +122,14 @@ impl Item {
         attempt
     }
 
-    /// Notes that it is held, and tells the pod's author once it has been for long enough; again only when the reason changes.
+    /// Notes that it is held, and tells the pod's author once it has been for long enough; again when the reason changes, and before the API
+    /// server forgets that he was told.
     pub(crate) fn tell(&mut self, parts: &Parts, hold: &Hold, pod: Option<(PodName, PodUid)>, now: Instant) {
         let since = *self.held.get_or_insert(now);
         let due = now.saturating_duration_since(since) >= parts.pace.of(TELL_AFTER);
-        let Some((pod, pod_uid)) = pod.filter(|_| due && self.told != Some(hold.label())) else { return };
-        self.told = Some(hold.label());
+        let due = due && is_news(self.told, hold.label(), now, parts.pace.of(TELL_AGAIN));
+        let Some((pod, pod_uid)) = pod.filter(|_| due) else { return };
+        self.told = Some((hold.label(), now));
         parts.notices.leave(Notice {
             about: About::Pod { namespace: self.target.namespace.clone(), name: pod, uid: pod_uid },
             reason: "CertificateOnHold",
@@ -135,6 +141,11 @@ impl Item {
     pub(crate) fn tell_at(&self, pace: Pace) -> Option<Instant> {
         self.told.is_none().then(|| self.held?.checked_add(pace.of(TELL_AFTER))).flatten()
     }
+}
+
+/// Whether somebody who was told that is to be told this.
+fn is_news(told: Option<(&str, Instant)>, reason: &str, now: Instant, again: Duration) -> bool {
+    told.is_none_or(|(before, at)| before != reason || now.saturating_duration_since(at) >= again)
 }
 
 /// The texts that may be long.
@@ -224,3 +235,20 @@ pub(crate) fn awaits(hold: &Hold) -> Awaits {
 
 /// Long enough that what passes by itself has passed.
 const TELL_AFTER: Duration = Duration::from_secs(30);
+/// An Event lives an hour unless the API server is told otherwise, and the one that was written may have been lost.
+const TELL_AGAIN: Duration = Duration::from_mins(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_again_when_the_reason_changes_and_before_the_event_is_forgotten() {
+        let now = Instant::now() + TELL_AGAIN;
+        let told = |minutes| Some(("not_admitted", now - Duration::from_mins(minutes)));
+        assert!(is_news(None, "not_admitted", now, TELL_AGAIN));
+        assert!(!is_news(told(29), "not_admitted", now, TELL_AGAIN));
+        assert!(is_news(told(29), "suspended", now, TELL_AGAIN));
+        assert!(is_news(told(30), "not_admitted", now, TELL_AGAIN));
+    }
+}

@@ -1,19 +1,24 @@
 //! What is remembered of every live request, answered ones included: its public key, and its chain once we know it.
 //!
-//! Two pods with one key mean that somebody copied a key, or replayed a request that he could read: the later one gets nothing.
+//! Two pods with one key mean that somebody copied a key, or replayed a request that he could read: the later one gets nothing. Which
+//! is the later the API server says, by the order in which it took them. A request is noted when it is seen, before it can be answered;
+//! whoever has seen one has seen all that came before it, so that two replicas never certify one key for two pods, however little one
+//! knows of what the other has answered.
+//!
 //! A chain that is known need not be traced when it comes back on the watch.
 //!
 //! Only half of each hash is kept: 128 bits, which nobody can choose without finding a preimage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use crate::names::{PodUid, RequestUid, Sha256};
 
-/// All live requests that were looked at.
+/// All live requests that were seen.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     requests: HashMap<Half, Known>,
-    keys: HashMap<Half, Holder>,
+    /// Who asks with each key: one request, as a rule.
+    keys: HashMap<Half, Vec<Asker>>,
     /// The latest listing of each signer, by its number.
     rounds: HashMap<usize, u64>,
 }
@@ -29,13 +34,22 @@ struct Known {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Holder {
+struct Asker {
     request: Half,
     pod: Half,
-    /// Seconds since 1970; the request that was made first has the key.
-    created: i64,
+    /// The resourceVersion it was first seen with: a smaller one came first.
+    place: u64,
     /// Whether it has, or is about to have, its certificate: then nobody comes first any more.
     served: bool,
+}
+
+/// A request, its key and its place among all requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asks<'a> {
+    pub(crate) key: &'a Sha256,
+    pub(crate) request: &'a RequestUid,
+    pub(crate) pod: &'a PodUid,
+    pub(crate) place: u64,
 }
 
 impl Live {
@@ -47,54 +61,49 @@ impl Live {
         }
     }
 
-    /// Notes that a request has this key. False if an earlier request of another pod has it.
-    pub(crate) fn claim(
-        &mut self,
-        key: &Sha256,
-        request: &RequestUid,
-        pod: &PodUid,
-        created: i64,
-        signer: usize,
-    ) -> bool {
-        let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
-        if let Some(holder) = self.keys.get(&key)
-            && holder.pod != pod
-            && (holder.served || (holder.created, holder.request) < (created, request))
-        {
-            return false;
-        }
-        let before = self.keys.get(&key).copied().filter(|holder| holder.pod == pod);
-        let known = self.known(request, signer);
-        known.key = Some(key);
-        // A pod may ask again with its key: that it was served, and since when it has the key, stays.
-        let served = known.chain.is_some() || before.is_some_and(|holder| holder.served);
-        let created = before.map_or(created, |holder| holder.created.min(created));
-        self.keys.insert(key, Holder { request, pod, created, served });
-        true
+    /// Notes that a request has this key. False if the key is another pod's, who came earlier or has a certificate.
+    pub(crate) fn claim(&mut self, signer: usize, asks: Asks<'_>) -> bool {
+        let served = self.known(half(asks.request.as_str()), signer).chain.is_some();
+        self.note(signer, asks, served)
     }
 
-    /// Notes that a request of this key has its certificate, whoever wrote it and whether or not it has been traced: whoever claimed the
+    /// Notes that a request of this key has its certificate, whoever wrote it and whether or not it has been traced: whoever asks with the
     /// key and has none gives way, or a replica that has just started would certify the key a second time.
-    pub(crate) fn certified(&mut self, key: &Sha256, request: &RequestUid, pod: &PodUid, created: i64, signer: usize) {
-        let (key, request, pod) = (first_half(key), half(request.as_str()), half(pod.as_str()));
-        let before = self.keys.get(&key).copied();
-        if before.is_some_and(|holder| holder.served && holder.pod != pod) {
-            return;
-        }
-        self.known(request, signer).key = Some(key);
-        let created = before.filter(|holder| holder.pod == pod).map_or(created, |holder| holder.created.min(created));
-        self.keys.insert(key, Holder { request, pod, created, served: true });
+    pub(crate) fn certified(&mut self, signer: usize, asks: Asks<'_>) {
+        self.note(signer, asks, true);
     }
 
-    /// Takes the key for good, just before its certificate goes out. False if an earlier request of another pod has claimed it
-    /// since this one did: both were being looked at, and only one may have it.
+    fn note(&mut self, signer: usize, asks: Asks<'_>, served: bool) -> bool {
+        let (key, request, pod) = (first_half(asks.key), half(asks.request.as_str()), half(asks.pod.as_str()));
+        self.known(request, signer).key = Some(key);
+        let asker = Asker { request, pod, place: asks.place, served };
+        match self.keys.entry(key) {
+            Entry::Vacant(nobody) => {
+                nobody.insert(vec![asker]);
+            }
+            Entry::Occupied(mut askers) => match askers.get_mut().iter_mut().find(|known| known.request == request) {
+                Some(known) => known.served |= served,
+                None => askers.get_mut().push(asker),
+            },
+        }
+        self.has(&key, &pod)
+    }
+
+    /// Whether this key is this pod's: it has a certificate, or asked first.
+    fn has(&self, key: &Half, pod: &Half) -> bool {
+        let first = self
+            .keys
+            .get(key)
+            .and_then(|askers| askers.iter().min_by_key(|asker| (!asker.served, asker.place, asker.request)));
+        first.is_none_or(|first| first.pod == *pod)
+    }
+
+    /// Takes the key for good, just before its certificate goes out. False if it has turned out to be another pod's while this request
+    /// was looked at: only one may have it.
     pub(crate) fn take(&mut self, request: &RequestUid, pod: &PodUid, signer: usize, chain: &str) -> bool {
         let key = self.requests.get(&half(request.as_str())).and_then(|known| known.key);
-        if let Some(holder) = key.and_then(|key| self.keys.get_mut(&key)) {
-            if holder.pod != half(pod.as_str()) {
-                return false;
-            }
-            holder.served = true;
+        if key.is_some_and(|key| !self.has(&key, &half(pod.as_str()))) {
+            return false;
         }
         self.note_chain(request, signer, chain);
         true
@@ -105,11 +114,8 @@ impl Live {
         let request = half(request.as_str());
         let known = self.known(request, signer);
         known.chain = Some(half(chain));
-        if let Some(key) = known.key
-            && let Some(holder) = self.keys.get_mut(&key)
-            && holder.request == request
-        {
-            holder.served = true;
+        if let Some(askers) = known.key.and_then(|key| self.keys.get_mut(&key)) {
+            askers.iter_mut().filter(|asker| asker.request == request).for_each(|asker| asker.served = true);
         }
     }
 
@@ -144,10 +150,10 @@ impl Live {
     }
 
     fn release(&mut self, request: Half, known: Known) {
-        if let Some(key) = known.key
-            && self.keys.get(&key).is_some_and(|holder| holder.request == request)
-        {
-            self.keys.remove(&key);
+        let Some(Entry::Occupied(mut askers)) = known.key.map(|key| self.keys.entry(key)) else { return };
+        askers.get_mut().retain(|asker| asker.request != request);
+        if askers.get().is_empty() {
+            askers.remove();
         }
     }
 
@@ -175,8 +181,14 @@ mod tests {
         RequestUid::parse(request).unwrap()
     }
 
-    fn claim(live: &mut Live, key: &str, request: &str, pod: &str, created: i64) -> bool {
-        live.claim(&Sha256::of(key.as_bytes()), &uid(request), &PodUid::parse(pod).unwrap(), created, 0)
+    fn claim(live: &mut Live, key: &str, request: &str, pod: &str, place: u64) -> bool {
+        let (key, request, pod) = (Sha256::of(key.as_bytes()), uid(request), PodUid::parse(pod).unwrap());
+        live.claim(0, Asks { key: &key, request: &request, pod: &pod, place })
+    }
+
+    fn certified(live: &mut Live, key: &str, request: &str, pod: &str, place: u64) {
+        let (key, request, pod) = (Sha256::of(key.as_bytes()), uid(request), PodUid::parse(pod).unwrap());
+        live.certified(0, Asks { key: &key, request: &request, pod: &pod, place });
     }
 
     #[test]
@@ -198,29 +210,22 @@ mod tests {
 
     #[test]
     fn who_has_a_certificate_keeps_the_key() {
-        // Made in the same second: which of two UIDs comes first is chance.
-        for (first, second) in [("r1", "r2"), ("r2", "r1")] {
-            let mut live = Live::default();
-            assert!(claim(&mut live, "k", first, "p1", 10));
-            live.note_chain(&uid(first), 0, "chain");
-            assert!(!claim(&mut live, "k", second, "p2", 10));
-        }
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r1", "p1", 10));
+        live.note_chain(&uid("r1"), 0, "chain");
+        assert!(!claim(&mut live, "k", "r2", "p2", 9), "even from one who came first and was seen later");
     }
 
     /// As after a start, when the other's certificate is seen before it can be traced.
     #[test]
     fn a_certificate_that_is_not_traced_yet_keeps_its_key_too() {
-        let pod = |name: &str| PodUid::parse(name).unwrap();
-        let certified = |live: &mut Live| live.certified(&Sha256::of(b"k"), &uid("r1"), &pod("p1"), 10, 0);
-        for other in ["r0", "r2", "r3"] {
-            let mut live = Live::default();
-            certified(&mut live);
-            assert!(!claim(&mut live, "k", other, "p2", 10), "{other} came in the same second");
-            let mut live = Live::default();
-            assert!(claim(&mut live, "k", other, "p2", 9));
-            certified(&mut live);
-            assert!(!live.take(&uid(other), &pod("p2"), 0, "chain 2"), "{other} was being looked at");
-        }
+        let mut live = Live::default();
+        certified(&mut live, "k", "r1", "p1", 10);
+        assert!(!claim(&mut live, "k", "r2", "p2", 9));
+        let mut live = Live::default();
+        assert!(claim(&mut live, "k", "r2", "p2", 9));
+        certified(&mut live, "k", "r1", "p1", 10);
+        assert!(!live.take(&uid("r2"), &PodUid::parse("p2").unwrap(), 0, "chain 2"), "it was being looked at");
     }
 
     #[test]
@@ -251,6 +256,35 @@ mod tests {
         live.note_chain(&uid("r1"), 0, "chain");
         assert!(claim(&mut live, "k", "r3", "p1", 12));
         assert!(!claim(&mut live, "k", "r2", "p2", 11));
+    }
+
+    /// Each of them keeps the key, not only the last one that was seen.
+    #[test]
+    fn a_pod_keeps_its_key_while_one_of_its_requests_lives() {
+        for gone in ["r1", "r2", "r3"] {
+            let mut live = Live::default();
+            for (request, place) in [("r1", 10), ("r2", 11)] {
+                assert!(claim(&mut live, "k", request, "p1", place));
+                live.note_chain(&uid(request), 0, "chain");
+            }
+            certified(&mut live, "k", "r3", "p1", 12);
+            live.forget(&uid(gone));
+            assert!(!claim(&mut live, "k", "r4", "p2", 13), "{gone}");
+        }
+    }
+
+    #[test]
+    fn the_next_in_line_has_a_key_when_the_first_is_gone() {
+        let mut live = Live::default();
+        for (request, pod, place, has) in [("r1", "p1", 10, true), ("r3", "p3", 12, false), ("r2", "p2", 11, false)] {
+            assert_eq!(claim(&mut live, "k", request, pod, place), has);
+        }
+        live.forget(&uid("r1"));
+        assert!(!claim(&mut live, "k", "r3", "p3", 12));
+        assert!(claim(&mut live, "k", "r2", "p2", 11));
+        live.forget(&uid("r2"));
+        live.forget(&uid("r3"));
+        assert!(live.keys.is_empty() && live.requests.is_empty());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) enum Awaits {
     Policy,
     /// That we are first.
     Turn,
+    /// The end of the listing that first showed it.
+    Listing,
 }
 
 /// What becomes of a request after a walk.

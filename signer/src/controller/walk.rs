@@ -9,7 +9,10 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 
-use super::{item::Job, live::Live};
+use super::{
+    item::Job,
+    live::{Asks, Live},
+};
 use crate::{
     audit::{AuditError, Clerk, Outcome, Recorded, Refused},
     authority::{self, Origin},
@@ -33,6 +36,7 @@ use crate::{
     pipeline::{
         Answer, Claim, Decision, Denial, Fact, Fault, Freshness, Hold, Holds, Issued, Observed, Unclaimed,
         answer::{Means, decide},
+        claim::key_asked_with,
         holds::CONFIG_MAP,
         rules::Broken,
     },
@@ -446,6 +450,11 @@ fn pod_of(object: &RequestObject) -> Option<(PodName, PodUid)> {
     Some((pod, PodUid::parse(object.spec.pod_uid.text()?).ok()?))
 }
 
+/// Where a request stands among all: resourceVersions of one kind are ordered (KEP-5504), and nobody writes a request before its answer.
+fn place(target: &Target) -> u64 {
+    target.resource_version.as_str().parse().unwrap_or(u64::MAX)
+}
+
 impl Parts {
     pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -473,17 +482,23 @@ impl Parts {
         self.roster.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
     }
 
-    /// Notes the key of a request that has its certificate.
-    pub(crate) fn note_key(&self, signer: usize, version: Version, object: &RequestObject) {
-        if let Ok(claim) = Claim::parse(object, version) {
-            let created = claim.created.map_or(0, |created| created.as_second());
-            self.live().certified(&claim.key.hash(), &claim.target.uid, &claim.pod_uid, created, signer);
+    /// Notes the key of a request that was seen: before anybody can be answered who came later, and whether or not it is proved, for that
+    /// costs too much to be done here. A key that `v1` does not show is noted when it is looked at.
+    pub(crate) fn note_key(&self, signer: usize, target: &Target, object: &RequestObject) {
+        let pod = object.spec.pod_uid.text().and_then(|uid| PodUid::parse(uid).ok());
+        let Some((key, pod)) = key_asked_with(object).zip(pod) else { return };
+        let asks = Asks { key: &key, request: &target.uid, pod: &pod, place: place(target) };
+        if object.state() == State::Issued {
+            self.live().certified(signer, asks);
+        } else {
+            self.live().claim(signer, asks);
         }
     }
 
     fn has_its_key(&self, signer: usize, claim: &Claim) -> bool {
-        let created = claim.created.map_or(0, |created| created.as_second());
-        self.live().claim(&claim.key.hash(), &claim.target.uid, &claim.pod_uid, created, signer)
+        let (key, target) = (claim.key.hash(), &claim.target);
+        let asks = Asks { key: &key, request: &target.uid, pod: &claim.pod_uid, place: place(target) };
+        self.live().claim(signer, asks)
     }
 
     fn count(&self, answer: &'static str, reason: &'static str) {
@@ -576,4 +591,4 @@ impl WalkError {
 const MOST_TURNS: u32 = 3;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -78,8 +78,8 @@ pub struct DoctorArguments {
 /// Which pod, and by which configuration.
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// The pod, as pod/NAME.
-    #[arg(value_name = "POD", num_args = 0..=2, required_unless_present = "filename")]
+    /// The pod.
+    #[arg(value_name = "pod/NAME", num_args = 0..=2, required_unless_present = "filename")]
     pub pod: Vec<String>,
     /// A manifest of a pod that is not there yet.
     #[arg(short, long, value_name = "FILE", conflicts_with = "pod")]

@@ -234,6 +234,11 @@ mod tests {
         assert_eq!(Approved::admit(verified(), &short).unwrap().granted_seconds(), 7_200);
         let long = changed(|signer| signer.allow[0].max_seconds = Some(1_000_000));
         assert_eq!(Approved::admit(verified(), &long).unwrap().granted_seconds(), 43_200, "never more than asked for");
+        let longer = changed(|signer| {
+            signer.lifetime.max_seconds = 10_800;
+            signer.allow[0].max_seconds = Some(14_400);
+        });
+        assert_eq!(Approved::admit(verified(), &longer).unwrap().granted_seconds(), 10_800, "a rule lengthens nothing");
         let keys = changed(|signer| signer.allow[0].key_types = Some([KeyType::Ed25519].into()));
         let hold = held(&keys);
         assert!(matches!(&hold, Hold::KeyTypeNotServed { served, .. } if *served == [KeyType::Ed25519]));

@@ -17,7 +17,7 @@ use crate::{
         versions::Version,
         wire::{Annotations, Field, RequestObject, Spec, Target},
     },
-    names::{NameError, NodeName, NodeUid, PodName, PodUid, ServiceAccountName, ServiceAccountUid, SignerName},
+    names::{NameError, NodeName, NodeUid, PodName, PodUid, ServiceAccountName, ServiceAccountUid, Sha256, SignerName},
 };
 
 /// A request, read and its key proved.
@@ -169,6 +169,15 @@ fn annotations(found: &Field<Annotations>) -> Result<Annotations, Malformed> {
 struct Proved {
     key: PublicKey,
     ignored: Box<[String]>,
+}
+
+/// The hash of the key that an object asks with, proved or not: to know who asked with it first. None where it shows none.
+pub(crate) fn key_asked_with(object: &RequestObject) -> Option<Sha256> {
+    let spec = &object.spec;
+    match bytes("stubPKCS10Request", &spec.stub_pkcs10_request).ok()? {
+        Some(stub) => Some(Sha256::of(Parts::read(&stub)?.key)),
+        None => Some(Sha256::of(&bytes("pkixPublicKey", &spec.pkix_public_key).ok()??)),
+    }
 }
 
 /// The stub first, then the older pair: the order in which the API server compares the leaf's key.

@@ -22,7 +22,7 @@ use super::{
     Projection, ServiceAccountFacts, Verified,
 };
 use crate::{
-    authority::{Confirmed, Generation, Issuer, Makings, Plan, Published, make},
+    authority::{Confirmed, Generation, Issuer, Makings, Plan, Published, SelfManaged, make},
     cluster::{versions::Version, wire::RequestObject},
     config::{Config, Domains, PodSigner},
     names::{Hostname, NodeName, NodeUid, PodUid, SerialNumber, ServiceAccountName, ServiceAccountUid, ServiceName},
@@ -244,7 +244,7 @@ pub(crate) fn serial() -> SerialNumber {
 
 pub(crate) fn makings<'a>(signer: &'a PodSigner, domains: &'a Domains, now: OffsetDateTime) -> Makings<'a> {
     let serial = SerialNumber::from_random([9; 16]);
-    Makings { trust_domain: &signer.trust_domain, domains, now, serial, trusted: "" }
+    Makings { trust_domain: &signer.trust_domain, domains, now, serial, source: &SelfManaged, trusted: "" }
 }
 
 pub(crate) fn generation() -> Generation {

@@ -165,11 +165,11 @@ impl fmt::Debug for Issued {
 
 fn signed(words: &Words, key: &PublicKey, issuer: &Issuer) -> Result<CertificateDer<'static>, Fault> {
     let generation = issuer.generation();
-    let by = IssuedBy { subject: generation.subject(), key_identifier: generation.key_identifier() };
+    let by = IssuedBy::of(generation);
     let to_be_signed = leaf::to_be_signed(words, key, by).ok_or(Fault::Unencodable)?;
     let life = words.not_after.unix_timestamp().saturating_sub(words.not_before.unix_timestamp());
     let signature = issuer.sign(&to_be_signed, words.decided_at, life).map_err(Fault::NotYet)?.map_err(Fault::Sign)?;
-    leaf::certificate(&to_be_signed, &signature).map(CertificateDer::from).ok_or(Fault::Unencodable)
+    leaf::certificate(&to_be_signed, by, &signature).map(CertificateDer::from).ok_or(Fault::Unencodable)
 }
 
 /// What was signed against what was decided.
@@ -240,7 +240,7 @@ fn subject_key<'c>(leaf: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
 fn verify(der: &CertificateDer<'_>, issuer: &Issuer, words: &Words) -> Result<(), Fault> {
     let now = words.decided_at;
     let leaf = webpki::EndEntityCert::try_from(der).map_err(Fault::Chain)?;
-    let between = [CertificateDer::from(issuer.generation().certificate_der())];
+    let between: Vec<CertificateDer<'_>> = issuer.generation().chain_ders().map(CertificateDer::from).collect();
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or(0)));
     let client = words.usages.client().then(webpki::KeyUsage::client_auth);
     let server = words.usages.server().then(webpki::KeyUsage::server_auth);
@@ -317,7 +317,7 @@ mod tests {
         let issued = Issued::sign(profile(&issuer), &issuer).unwrap();
         let blocks = pem::parse_many(issued.chain_pem()).unwrap();
         assert_eq!(blocks.len(), 2);
-        assert_eq!(blocks[1].contents(), issuer.generation().certificate_der());
+        assert_eq!(blocks[1].contents(), issuer.generation().chain_ders().next().unwrap());
         let roots = issuer.generation().trust_bundle();
         assert_eq!(trace(issued.chain_pem(), &roots), Origin::Ours { leaf: issued.fingerprint() });
         let others = super::super::honest::generation().trust_bundle();

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use time::OffsetDateTime;
 
 use super::{filled::Subject, key::PublicKey, profile::Words};
-use crate::config::Usages;
+use crate::{authority::Generation, config::Usages};
 
 /// The CA, as far as a leaf names it.
 #[derive(Clone, Copy)]
@@ -17,6 +17,19 @@ pub(super) struct IssuedBy<'a> {
     pub(super) subject: &'a [u8],
     /// Its subject key identifier.
     pub(super) key_identifier: &'a [u8],
+    /// What its signatures are: an `AlgorithmIdentifier`, in DER.
+    pub(super) signs_with: &'a [u8],
+}
+
+impl<'a> IssuedBy<'a> {
+    /// This CA.
+    pub(super) fn of(generation: &'a Generation) -> Self {
+        Self {
+            subject: generation.subject(),
+            key_identifier: generation.key_identifier(),
+            signs_with: generation.signs_with(),
+        }
+    }
 }
 
 /// What is signed; none if some part is longer than 65535 bytes, or a time has no four-digit year.
@@ -68,7 +81,7 @@ pub(super) fn to_be_signed(words: &Words, key: &PublicKey, by: IssuedBy<'_>) -> 
         &[
             VERSION_3,
             &der(0x02, &[serial.as_bytes()])?,
-            ECDSA_WITH_SHA256,
+            by.signs_with,
             by.subject,
             &der(SEQUENCE, &[&at(*not_before)?, &at(*not_after)?])?,
             &name(subject)?,
@@ -79,8 +92,8 @@ pub(super) fn to_be_signed(words: &Words, key: &PublicKey, by: IssuedBy<'_>) -> 
 }
 
 /// The certificate: what was signed, how, and the signature.
-pub(super) fn certificate(to_be_signed: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
-    der(SEQUENCE, &[to_be_signed, ECDSA_WITH_SHA256, &der(0x03, &[&[0], signature])?])
+pub(super) fn certificate(to_be_signed: &[u8], by: IssuedBy<'_>, signature: &[u8]) -> Option<Vec<u8>> {
+    der(SEQUENCE, &[to_be_signed, by.signs_with, &der(0x03, &[&[0], signature])?])
 }
 
 /// 160 bits of the SHA-256 of the key, as RFC 7093 has it.
@@ -139,7 +152,6 @@ const ADDRESS: u8 = 0x87;
 
 const TRUE: &[u8] = &[0x01, 0x01, 0xff];
 const VERSION_3: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
-const ECDSA_WITH_SHA256: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 
 /// A BIT STRING with the first bit set, and the seven others unused.
 const DIGITAL_SIGNATURE: &[u8] = &[0x03, 0x02, 0x07, 0x80];

@@ -14,6 +14,7 @@ pub mod key;
 mod leaf;
 mod lint;
 pub mod observed;
+mod probe;
 pub mod profile;
 mod pss;
 pub mod refusal;
@@ -27,7 +28,6 @@ mod fuzz;
 #[cfg(test)]
 pub(crate) mod honest;
 
-pub(crate) use self::facts::{Bare, Pod};
 pub use self::{
     answer::{Answer, Decision, Means, decide},
     approved::Approved,
@@ -44,4 +44,8 @@ pub use self::{
     refusal::{Denial, Hold, Malformed, NotProjected, ProofFailed},
     services::{Service, Services},
     verified::{LookAgain, Unverified, Verified},
+};
+pub(crate) use self::{
+    facts::{Bare, Pod},
+    probe::probe,
 };

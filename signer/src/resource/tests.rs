@@ -22,25 +22,25 @@ fn the_committed_crd_is_the_generated_one() {
 }
 
 /// The checks name all keys that they know to whoever writes one that they do not.
-fn known_keys(document: &Value, place: &str) -> BTreeSet<String> {
-    let mut document = document.clone();
+fn known_keys(documents: &[Value], place: &str) -> BTreeSet<String> {
+    let mut document = documents.iter().find(|document| document.pointer(place).is_some()).unwrap().clone();
     document.pointer_mut(place).unwrap()["zzzzzzzz"] = json!(1);
     let error = Config::parse(&document.to_string(), &domains()).unwrap_err().to_string();
     let (_, keys) = error.split_once("the keys are ").unwrap_or_else(|| panic!("{place}: {error}"));
     keys.split(", ").map(str::to_owned).collect()
 }
 
-fn compare(schema: &Value, document: &Value, place: &str) {
+fn compare(schema: &Value, documents: &[Value], place: &str) {
     for (name, property) in schema["properties"].as_object().unwrap() {
         let place = format!("{place}/{name}");
         if property["properties"].is_object() {
-            compare(property, document, &place);
+            compare(property, documents, &place);
         } else if property["items"]["properties"].is_object() {
-            compare(&property["items"], document, &format!("{place}/0"));
+            compare(&property["items"], documents, &format!("{place}/0"));
         }
     }
     let keys: BTreeSet<String> = schema["properties"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, known_keys(document, place), "of {place}: schema (left) and config/check.rs (right)");
+    assert_eq!(keys, known_keys(documents, place), "of {place}: schema (left) and config/check.rs (right)");
 }
 
 #[test]
@@ -53,9 +53,15 @@ fn schema_and_checks_know_the_same_keys() {
         }],
         "lifetime": {}, "authority": {"selfManaged": {}}, "profile": {"subject": {}},
     });
-    let document =
-        json!({"apiVersion": "podmint.dev/v1alpha1", "kind": "PodSigner", "metadata": {"name": "a"}, "spec": spec});
-    compare(&schema()["properties"]["spec"], &document, "/spec");
+    // A CA comes from one place, so that no document names them all.
+    let of = |authority: Value| {
+        let mut spec = spec.clone();
+        spec["authority"] = authority;
+        json!({"apiVersion": "podmint.dev/v1alpha1", "kind": "PodSigner", "metadata": {"name": "a"}, "spec": spec})
+    };
+    let brought = [json!({"secret": {"name": "b"}}), json!({"files": {"directory": "/b"}})];
+    let documents: Vec<Value> = [spec["authority"].clone()].into_iter().chain(brought).map(of).collect();
+    compare(&schema()["properties"]["spec"], &documents, "/spec");
 }
 
 #[test]
@@ -73,7 +79,7 @@ fn the_defaults_of_the_schema_are_those_of_the_checks() {
             spec[name] = default.clone();
         }
     }
-    assert!(spec["authority"]["selfManaged"]["secretName"].is_string(), "{spec}");
+    assert!(spec["lifetime"]["max"].is_string() && spec.get("authority").is_none(), "{spec}");
     assert_eq!(parse(&spec), ours);
 }
 

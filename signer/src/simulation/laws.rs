@@ -20,6 +20,10 @@ use super::{
 pub(super) struct Outcome {
     /// The requests that are there, by name.
     pub(super) asked: BTreeSet<String>,
+    /// Those that ask with the key of another.
+    pub(super) copied: BTreeSet<String>,
+    /// Those that were deleted.
+    pub(super) gone: Vec<One>,
     /// How long after the last fault the last one was answered.
     pub(super) settled: Duration,
     pub(super) answers: usize,
@@ -35,10 +39,26 @@ impl Outcome {
         self.most_calls = self.most_calls.max(replica.seat.most_calls());
     }
 
-    /// The requests that are there and not answered.
+    /// The requests that are there and not answered, although their key is no other pod's.
     pub(super) fn unanswered(&self, world: &World) -> Vec<String> {
-        let answered = lock(&world.answered);
-        self.asked.iter().filter(|name| !answered.contains_key(*name)).cloned().collect()
+        let all: Vec<One> = world.requests().iter().map(One::of).collect();
+        let is_anothers =
+            |one: &One| all.iter().any(|other| one.rivals(other) && (other.is_issued || other.place < one.place));
+        let left = all.iter().filter(|one| self.asked.contains(&one.name) && !one.is_answered && !is_anothers(one));
+        left.map(|one| one.name.clone()).collect()
+    }
+
+    /// Of two pods with one key one has a certificate, and it is not the one who came later, while the other's request is there.
+    fn one_key_one_pod(&mut self, world: &World) {
+        let all: Vec<One> = world.requests().iter().map(One::of).collect();
+        for one in all.iter().filter(|one| one.is_issued) {
+            let of_pod = all.iter().chain(&self.gone).filter(|other| other.key == one.key && other.pod == one.pod);
+            let since = of_pod.map(|other| other.place).min().unwrap_or(one.place);
+            for other in all.iter().filter(|other| one.rivals(other) && (other.is_issued || other.place < since)) {
+                let what = if other.is_issued { "both have a certificate" } else { "the later has one" };
+                self.wrong.push(format!("{} and {} ask with one key for two pods: {what}", other.name, one.name));
+            }
+        }
     }
 
     pub(super) fn judge(&mut self, world: &World, replicas: &[Replica; 3]) {
@@ -52,7 +72,8 @@ impl Outcome {
         let lines: Vec<Value> =
             replicas.iter().flat_map(|replica| &replica.logs).flat_map(|log| lock(log).clone()).collect();
         let mut serials = BTreeMap::new();
-        for name in self.asked.clone() {
+        self.one_key_one_pod(world);
+        for name in self.asked.union(&self.copied).cloned().collect::<Vec<_>>() {
             self.one(&name, world, &lines, &mut serials);
         }
         for replica in replicas {
@@ -92,6 +113,36 @@ impl Outcome {
         if of("outcome").filter(|line| line["outcome"] == "published").count() > 1 {
             self.wrong.push(format!("{name} was published twice, say the audit logs"));
         }
+    }
+}
+
+/// A request, as far as its key is concerned.
+#[derive(Debug)]
+pub(super) struct One {
+    name: String,
+    key: String,
+    pod: String,
+    /// In the order in which they were made.
+    place: u64,
+    is_answered: bool,
+    is_issued: bool,
+}
+
+impl One {
+    pub(super) fn of(object: &Value) -> Self {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Self {
+            name: text("/metadata/name"),
+            key: text("/spec/stubPKCS10Request"),
+            pod: text("/spec/podUID"),
+            place: text("/metadata/resourceVersion").parse().unwrap(),
+            is_answered: !object["status"]["conditions"].is_null(),
+            is_issued: text("/status/conditions/0/type") == "Issued",
+        }
+    }
+
+    fn rivals(&self, other: &Self) -> bool {
+        self.key == other.key && self.pod != other.pod
     }
 }
 

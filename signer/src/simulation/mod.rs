@@ -10,6 +10,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "a simulation, in small numbers")]
 
 mod backlog;
+mod copied;
 mod fair;
 mod laws;
 mod takeover;
@@ -30,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    laws::Outcome,
+    laws::{One, Outcome},
     world::{Dice, Seat, Trouble, World},
 };
 use crate::{
@@ -156,16 +157,27 @@ fn pod_uid(namespace: &str, pod: usize) -> String {
 
 /// A pod asks.
 fn ask(world: &World, namespace: &str, number: usize) {
-    let (pod, mut object) = (number % PODS, request());
+    let pod = number % PODS;
     // Two namespaces share no key.
     let key = if namespace == "shop" { pod } else { PODS + pod };
+    ask_with(world, namespace, &name(namespace, number), pod, key);
+}
+
+/// Another pod asks with the key of this request of the namespace `shop`. Lists show it before all that are honest.
+fn copy(world: &World, number: usize) {
+    let pod = number % PODS;
+    ask_with(world, "shop", &name("copy", number), (pod + 1) % PODS, pod);
+}
+
+fn ask_with(world: &World, namespace: &str, name: &str, pod: usize, key: usize) {
+    let mut object = request();
     object["metadata"]["namespace"] = namespace.into();
-    object["metadata"]["name"] = name(namespace, number).into();
-    object["metadata"]["uid"] = format!("uid-{namespace}-{number}").into();
+    object["metadata"]["name"] = name.into();
+    object["metadata"]["uid"] = format!("uid-{name}").into();
     object["spec"]["podName"] = format!("cart-{pod}").into();
     object["spec"]["podUID"] = pod_uid(namespace, pod).into();
     object["spec"]["stubPKCS10Request"] = CSRS[key].as_str().into();
-    world.create(namespace, &name(namespace, number), object);
+    world.create(namespace, name, object);
 }
 
 fn name(namespace: &str, number: usize) -> String {
@@ -176,9 +188,12 @@ fn name(namespace: &str, number: usize) -> String {
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Ask(usize),
+    /// Somebody copies the key of this request, if it is there.
+    Copy(usize),
     /// The request goes, answered or not.
     Delete(usize),
     Kill(usize),
+    KillAll,
     Terminate(usize),
     Revive(usize),
     Befall(usize, Trouble),
@@ -197,13 +212,22 @@ fn acts(seed: u64) -> Vec<(Duration, Act)> {
     let moment = |bound: u64| Duration::from_millis(dice.below(bound));
     let mut acts = Vec::new();
     for number in 0..REQUESTS {
-        acts.push((moment(RUN), Act::Ask(number)));
+        let at = moment(RUN);
+        acts.push((at, Act::Ask(number)));
+        if dice.falls(250) {
+            acts.push((at + moment(3_000), Act::Copy(number)));
+        }
     }
     for _ in 0..dice.below(FAULTS).saturating_add(1) {
         let (at, whom) = (moment(RUN), usize::try_from(dice.below(3)).unwrap());
         let over = at + Duration::from_millis(500) + moment(20_000);
         let befall = |trouble| [(at, Act::Befall(whom, trouble)), (over, Act::Befall(whom, Trouble::default()))];
-        match dice.below(14) {
+        match dice.below(16) {
+            14 => {
+                acts.push((at, Act::KillAll));
+                acts.extend((0..NAMES.len()).map(|whom| (over + moment(1_000), Act::Revive(whom))));
+            }
+            15 => acts.extend(befall(Trouble { pages: true, ..Trouble::default() })),
             0 | 1 => acts.extend([(at, Act::Kill(whom)), (over, Act::Revive(whom))]),
             2 => acts.extend([(at, Act::Terminate(whom)), (over, Act::Revive(whom))]),
             3 => acts.extend(befall(Trouble { stuck: true, ..Trouble::default() })),
@@ -260,11 +284,19 @@ fn play(world: &Arc<World>, replicas: &mut [Replica; 3], act: Act, outcome: &mut
             ask(world, "shop", number);
             outcome.asked.insert(name("shop", number));
         }
+        Act::Copy(number) => {
+            if world.fake.get(&world::path("shop", &name("shop", number))).is_some() {
+                copy(world, number);
+                outcome.copied.insert(name("copy", number));
+            }
+        }
         Act::Delete(number) => {
+            outcome.gone.extend(world.fake.get(&world::path("shop", &name("shop", number))).as_ref().map(One::of));
             world.delete("shop", &name("shop", number));
             outcome.asked.remove(&name("shop", number));
         }
         Act::Kill(whom) => replicas[whom].kill(),
+        Act::KillAll => replicas.iter().for_each(Replica::kill),
         Act::Terminate(whom) => replicas[whom].terminate(),
         Act::Revive(whom) => {
             outcome.note_calls(&replicas[whom]);

@@ -68,8 +68,10 @@ pub(super) struct Trouble {
     pub(super) refused: u64,
     /// Of a thousand replies so many are lost.
     pub(super) lost: u64,
-    /// Watches end after every event, and are answered with 410 half the time.
+    /// Watches end after every event, and are answered with 410 half the time; so are pages of a list.
     pub(super) cut: bool,
+    /// Every page of a list but the first is refused.
+    pub(super) pages: bool,
 }
 
 /// One life of one replica.
@@ -145,6 +147,8 @@ pub(super) struct World {
     down: watch::Sender<bool>,
     /// Events of certificate requests, in order: line and number.
     events: watch::Sender<Vec<(u64, Bytes)>>,
+    /// What each list of certificate requests shows: the number of the last event before it, and how all was then.
+    listings: Mutex<Vec<(u64, Vec<Value>)>>,
     /// Status writes carried out at a time, and how long each takes.
     writers: Semaphore,
     write_takes: Duration,
@@ -168,6 +172,7 @@ impl World {
             jumped: AtomicI64::new(0),
             down: watch::Sender::new(false),
             events: watch::Sender::default(),
+            listings: Mutex::default(),
             writers: Semaphore::new(writers),
             write_takes,
             writes: AtomicUsize::new(0),
@@ -201,7 +206,7 @@ impl World {
     pub(super) fn create(&self, namespace: &str, name: &str, mut object: Value) {
         object["metadata"]["creationTimestamp"] =
             self.now().replace_nanosecond(0).unwrap().format(&Rfc3339).unwrap().into();
-        object["metadata"]["resourceVersion"] = "1".into();
+        object["metadata"]["resourceVersion"] = self.next_event().to_string().into();
         self.fake.put(&path(namespace, name), object.clone());
         self.tell("ADDED", &object);
     }
@@ -214,10 +219,15 @@ impl World {
         }
     }
 
-    /// The numbers of events are those of this list; those of objects count each object's own writes, as the store does.
+    fn next_event(&self) -> u64 {
+        u64::try_from(self.events.borrow().len()).unwrap().saturating_add(100)
+    }
+
+    /// The numbers of events are those of this list. An object has that of its making, and counts its own writes from there, as the store
+    /// does: there is room for one before the next event's.
     fn tell(&self, kind: &str, object: &Value) {
+        let number = self.next_event();
         self.events.send_modify(|events| {
-            let number = u64::try_from(events.len()).unwrap().saturating_add(100);
             let mut object = object.clone();
             if kind == "DELETED" {
                 object["metadata"]["resourceVersion"] = number.to_string().into();
@@ -242,7 +252,11 @@ impl World {
         if *self.down.borrow() {
             return Err(Broken);
         }
-        if dice.falls(trouble.refused) {
+        let is_later_page = uri.contains("&continue=") && !uri.ends_with("&continue=");
+        if is_later_page && trouble.cut && dice.falls(500) {
+            return Ok(self.expired(seat));
+        }
+        if is_later_page && trouble.pages || dice.falls(trouble.refused) {
             return Ok(self.refuse(seat, &dice, &method));
         }
         if uri.contains("watch=") {
@@ -282,7 +296,7 @@ impl World {
     async fn carry_out(&self, method: &Method, uri: &str, body: Value) -> (u16, Value) {
         let path = uri.split('?').next().unwrap().to_owned();
         if *method == Method::GET && path.ends_with("/podcertificaterequests") {
-            return self.list();
+            return self.list(uri);
         }
         if !(path.contains("/podcertificaterequests/") && path.ends_with("/status")) {
             return self.fake.store(method, &path, body);
@@ -319,16 +333,30 @@ impl World {
         (off.abs() > time::Duration::minutes(5)).then(|| format!("notBefore is {off} off"))
     }
 
-    fn list(&self) -> (u16, Value) {
-        let number = self.events.borrow().last().map_or(99, |(number, _)| *number);
-        let items = self.fake.all("/apis/certificates.k8s.io/v1/namespaces/");
-        (200, json!({"metadata": {"resourceVersion": number.to_string()}, "items": items}))
+    /// In pages of a few, all of them of the moment when the list began.
+    fn list(&self, uri: &str) -> (u16, Value) {
+        let token = uri.split_once("&continue=").and_then(|(_, token)| token.split_once('.'));
+        let mut listings = lock(&self.listings);
+        let (listing, from) =
+            token.map_or((listings.len(), 0), |(listing, from)| (listing.parse().unwrap(), from.parse().unwrap()));
+        if listing == listings.len() {
+            listings.push((self.next_event() - 1, self.fake.all(REQUESTS)));
+        }
+        let (number, all) = &listings[listing];
+        let items: Vec<&Value> = all.iter().skip(from).take(PAGE).collect();
+        let to = from + items.len();
+        let next = if to < all.len() { format!("{listing}.{to}") } else { String::new() };
+        (200, json!({"metadata": {"resourceVersion": number.to_string(), "continue": next}, "items": items}))
+    }
+
+    /// Every request that is there.
+    pub(super) fn requests(&self) -> Vec<Value> {
+        self.fake.all(REQUESTS)
     }
 
     fn watch(&self, seat: &Seat, dice: &Dice, trouble: Trouble, uri: &str) -> Reply {
         if trouble.cut && dice.falls(500) {
-            let (code, value) = refusal(410, "Expired", "");
-            return self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))]));
+            return self.expired(seat);
         }
         let number =
             |key: &str| -> Option<u64> { uri.split(['?', '&']).find_map(|part| part.strip_prefix(key))?.parse().ok() };
@@ -343,6 +371,11 @@ impl World {
         };
         let lines = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
         self.reply(seat, 200, lines)
+    }
+
+    fn expired(&self, seat: &Seat) -> Reply {
+        let (code, value) = refusal(410, "Expired", "");
+        self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))]))
     }
 
     fn reply(
@@ -422,8 +455,12 @@ impl Follower {
 }
 
 pub(super) fn path(namespace: &str, name: &str) -> String {
-    format!("/apis/certificates.k8s.io/v1/namespaces/{namespace}/podcertificaterequests/{name}")
+    format!("{REQUESTS}{namespace}/podcertificaterequests/{name}")
 }
+
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/namespaces/";
+/// So few at a time that a run with two dozen requests has a few pages.
+const PAGE: usize = 7;
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,6 +10,7 @@ pub mod storm;
 #[cfg(test)]
 mod table;
 pub mod takeover;
+pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,12 @@ use crate::proxy::trouble::{Gate, Trouble};
 use crate::server::Settings;
 use crate::signer::TRUST_DOMAIN;
 use crate::stage::uid;
-use crate::{Bed, Stage, call};
+use crate::{Bed, Stage, assets, call};
 
 use fleet::Fleet;
 use replica::{Remains, Replica};
 use storm::{Blow, Fault, REPLICAS, storm};
+use watchdog::Watchdog;
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]
@@ -74,11 +76,20 @@ struct Scene {
     api: Mutex<()>,
     secret: Mutex<()>,
     begun: Instant,
+    watchdog: Watchdog,
 }
 
-/// Runs the storm of this plan. Says what the checker says; the storm is told on standard error.
+/// Runs the storm of this plan. Says what the checker says; the storm is told on standard error. One that stands still ends this process.
 pub async fn run(plan: Plan) -> Verdict {
     let chance = Chance::new(plan.seed);
+    // What has to be built first may take as long as it likes.
+    assets::kubernetes(VERSIONS[0]);
+    assets::binary("podmint-signer");
+    let watchdog = Watchdog::start(plan.length * 2 + STANDSTILL, move |words| {
+        eprintln!("chaos {}: the run {words}", plan.seed);
+        std::process::exit(1);
+    });
+    let doing = watchdog.doing("for an API server, and a fleet that asks");
     let bed = Bed::own(Settings::of(VERSIONS[0])).await;
     let stage = Stage::open(&bed, "chaos").await;
     let (reporter, mut news) = Reporter::new();
@@ -89,14 +100,17 @@ pub async fn run(plan: Plan) -> Verdict {
     fleet.burst(plan.cold).await;
     eprintln!("chaos {}: {} requests wait for the first replica", plan.seed, plan.cold);
 
+    drop(doing);
+    let doing = watchdog.doing("for the end of the cold start");
     let replicas = replicas(&stage, &fleet.admitted(), &chance).await;
     let begun = Instant::now();
     until_settled(&stage, &fleet, &tape, plan.seed).await;
     eprintln!("chaos {}: a cold start of {} took {:?}", plan.seed, plan.cold, begun.elapsed());
 
     fleet.begin(RENEWAL).await;
-    let scene =
-        Scene { stage, fleet, replicas, api: Mutex::default(), secret: Mutex::default(), begun: Instant::now() };
+    drop(doing);
+    let (api, secret, begun) = (Mutex::default(), Mutex::default(), Instant::now());
+    let scene = Scene { stage, fleet, replicas, api, secret, begun, watchdog };
     let storm = storm(&chance, plan.length, plan.of_each);
     join_all(storm.iter().enumerate().map(|(number, blow)| {
         let chance = chance.apart(number.try_into().expect("a count"));
@@ -105,11 +119,14 @@ pub async fn run(plan: Plan) -> Verdict {
     .await;
     eprintln!("chaos {}: the storm is over after {:?}", plan.seed, scene.begun.elapsed());
 
+    let doing = scene.watchdog.doing("for the kubelets to rest, and all to be answered");
     scene.fleet.rest().await;
     let begun = Instant::now();
     until_settled(&scene.stage, &scene.fleet, &tape, plan.seed).await;
     eprintln!("chaos {}: all was answered {:?} later", plan.seed, begun.elapsed());
-    let Scene { stage, fleet, replicas, .. } = scene;
+    drop(doing);
+    let _doing = scene.watchdog.doing("for the replicas to end, and the checker");
+    let Scene { stage, fleet, replicas, watchdog: _watchdog, .. } = scene;
     let ends = join_all(replicas.into_iter().map(|replica| replica.into_inner().end())).await;
     let mut facts = facts(&stage, &fleet, &tape).await;
     facts.writes = bed.server().map_or(0, |server| server.status_writes(&stage.signer_account.user_name()).len());
@@ -194,6 +211,7 @@ fn pod_facts(pod: &Value) -> PodFacts {
 impl Scene {
     async fn strike(&self, plan: Plan, blow: Blow, chance: Chance) {
         tokio::time::sleep_until((self.begun + blow.at).into()).await;
+        let _doing = self.watchdog.doing(format!("for the end of {blow:?}"));
         let trouble = |trouble: Trouble| self.trouble(blow, trouble);
         match blow.what {
             Fault::Kill => {
@@ -400,6 +418,8 @@ impl Scene {
 const PIPED: usize = 2;
 /// How often each pod's certificate is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
+/// What a run may take beside twice the time in which faults begin: start, settling, and a machine that is busy.
+const STANDSTILL: Duration = Duration::from_mins(5);
 /// How long after the last fault everything must be answered.
 const LAW: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_secs(1);

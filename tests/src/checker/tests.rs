@@ -108,6 +108,29 @@ fn a_ghost_who_was_served_is_found() {
 }
 
 #[test]
+fn one_who_was_served_as_another_pod_is_found() {
+    for (field, value, expected) in
+        [("name", "another", "that UID is another pod's"), ("namespace", "lab", "that pod is elsewhere")]
+    {
+        let mut run = run();
+        run.facts.pods.get_mut(CLIENT).unwrap()["metadata"][field] = value.into();
+        run.finds(&format!("req-2 of shop/web was issued, though {expected}"));
+    }
+}
+
+#[test]
+fn an_annotation_that_nobody_knows_and_that_was_granted_is_found() {
+    let (mut run, annotations) = (run(), json!({"podmint.dev/x": "y"}));
+    let source = "/spec/volumes/1/projected/sources/1/podCertificate";
+    let pod = run.facts.pods.get_mut(CLIENT).unwrap();
+    pod.pointer_mut(source).unwrap()["userAnnotations"] = annotations.clone();
+    for version in &mut run.staged.evidence.requests[1].versions {
+        version["spec"]["unverifiedUserAnnotations"] = annotations.clone();
+    }
+    run.finds("req-2 of shop/web was issued, though it says \"podmint.dev/x\", which nobody knows");
+}
+
+#[test]
 fn a_denial_without_a_contradiction_is_found() {
     let mut run = run();
     run.staged.ask("req-6", CLIENT, &KeyPair::generate().unwrap());
@@ -236,6 +259,19 @@ fn two_replicas_that_both_say_published_are_found() {
     let again = run.staged.line("outcome", "req-1").clone();
     run.staged.evidence.trail.push(again);
     run.finds("the audit logs say that more than one answer was published for req-1");
+}
+
+#[test]
+fn a_publication_of_something_else_is_found() {
+    let mut other = run();
+    other.staged.line("outcome", "req-1")["serial"] = "4711".into();
+    other.finds("the audit logs say that another certificate was published for req-1");
+    let mut denied = run();
+    let mut line = denied.staged.line("outcome", "req-1").clone();
+    line["request"]["uid"] = "uid-of-req-4".into();
+    denied.staged.evidence.trail.retain(|line| line["event"] != "outcome" || line["request"]["uid"] != "uid-of-req-4");
+    denied.staged.evidence.trail.push(line);
+    denied.finds("the audit logs say that a certificate was published for req-4");
 }
 
 #[test]

@@ -4,18 +4,30 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* The Secrets of all CAs, as a JSON list. Never empty: to RBAC an empty list of names means every Secret. */ -}}
+{{- /* The Secrets that the signer keeps its CAs in, as a JSON list. Never empty: to RBAC an empty list of names means every Secret. */ -}}
 {{- define "podmint.secrets" -}}
 {{- $names := list -}}
 {{- range $key, $signer := .Values.signers -}}
-  {{- $own := dig "authority" "selfManaged" "secretName" "podmint-ca" $signer -}}
-  {{- $root := dig "authority" "selfManaged" "rootSecretName" (printf "%s-root" $own) $signer -}}
+  {{- $authority := dig "authority" (dict) $signer -}}
+  {{- $from := $authority.selfManaged | default $authority.secret | default $authority.files | default dict -}}
+  {{- $own := $from.secretName | default "podmint-ca" -}}
+  {{- $root := $from.rootSecretName | default (printf "%s-root" $own) -}}
   {{- if or (has $own $names) (has $root $names) -}}
-    {{- fail (printf "signers.%s keeps its CA in a Secret of another signer: set signers.%s.authority.selfManaged.secretName, as podmint-ca-%s" $key $key $key) -}}
+    {{- $kind := keys $authority | first | default "selfManaged" -}}
+    {{- fail (printf "signers.%s keeps its CA in a Secret of another signer: set signers.%s.authority.%s.secretName, as podmint-ca-%s" $key $key $kind $key) -}}
   {{- end -}}
   {{- $names = concat $names (list $own $root) -}}
 {{- end -}}
 {{- $names | default (list "podmint-ca" "podmint-ca-root") | toJson -}}
+{{- end -}}
+
+{{- /* The Secrets that CAs are brought in, as a JSON list; nothing where there is none. */ -}}
+{{- define "podmint.brought" -}}
+{{- $names := list -}}
+{{- range .Values.signers -}}
+  {{- with dig "authority" "secret" "name" "" . -}}{{- $names = append $names . -}}{{- end -}}
+{{- end -}}
+{{- with $names }}{{ toJson . }}{{ end -}}
 {{- end -}}
 
 {{- /* Helm installs what is in crds/ and never upgrades it, and it cannot make a CRD and objects of it in one go otherwise. So an upgrade

@@ -2,15 +2,18 @@
 
 use time::Duration;
 
-use super::world::{
-    Bundle as Published, Keys, LIFE, OLD, Phase, ROOTS, SLEEP, Secret, Sig, Violation, World, ago, id, number_of,
-    timing, wish,
+use super::{
+    world::{
+        Bundle as Published, Keys, LIFE, OLD, Phase, ROOTS, SLEEP, Secret, Sig, Violation, World, ago, made, timing,
+        wish,
+    },
+    writer::{Ca, Place, id, number_of},
 };
 use crate::{
     authority::{
-        load::LoadError,
-        plan::Rotation,
-        state::{Before, Bundle, Clock, Held, Name, Put, Seen, Sight, Signing, Step, may_go_on, next_step},
+        load::{LoadError, Root},
+        plan::{Plan, Rotation},
+        state::{Before, Bundle, Clock, Name, Put, Seen, Sight, Signing, Step, may_go_on, next_step},
         trouble::Trouble,
         wish::Wish,
     },
@@ -24,10 +27,12 @@ pub(super) struct Keeper {
     doing: Doing,
     /// Whether somebody else wrote since it was read.
     pub(super) stale: Stale,
-    /// The signing Secret as last read, and how long ago.
-    cache: Option<(Secret, u8)>,
+    /// The signing Secret and what is brought as last read, and how long ago.
+    cache: Option<(Secret, Place, u8)>,
     /// What it signs with or could sign with, and how long ago that was confirmed.
     memory: Option<(Sig, u8)>,
+    /// Number and root of that when it was confirmed too long ago.
+    last: Option<(u16, u8)>,
     /// Whether it may sign with that.
     is_issuing: bool,
     /// The next root, for how long it was there at each look, and how long ago the last look was.
@@ -51,6 +56,8 @@ enum Doing {
     #[default]
     Nothing,
     HasBundle(Published),
+    /// With what was read of the signing Secret in the cache; where the CA is brought that is to be read next.
+    HasSecret(Published),
     HasSigning(Looked),
     WritesRoots(Keys),
     WritesSigning {
@@ -64,6 +71,7 @@ enum Doing {
 struct Looked {
     bundle: Published,
     signing: Secret,
+    place: Place,
     is_fresh: bool,
 }
 
@@ -85,13 +93,28 @@ pub(super) enum Defect {
     FollowsAnOldCopy,
     /// And does not find it again.
     ForgetsTheRotationWithTheSecret,
+    GoesBackWithAnOldCopy,
     OverlooksTheMark,
     SignsBeforePublishing,
     SignsHoweverLongItSlept,
     RemembersHoweverLongItSlept,
+    ForgetsWhatItSignedWith,
     GoesOnWhateverOthersDid,
     WritesOverOthers,
     PublishesOverOthers,
+    NeverIssues,
+    NeverMakesARoot,
+    NeverMakesANext,
+    /// What follows is of a CA that is brought.
+    NeverRenews,
+    NeverForgets,
+    NeverAbandons,
+    AbandonsWhatMayHaveSigned,
+    NeverTakesAThird,
+    RenewsUnderAnotherRoot,
+    StopsWhenItIsSpoilt,
+    HeedsWishesOfWhatIsBrought,
+    StaysWithWhatWasBrought,
 }
 
 /// Each with what it leads to.
@@ -111,26 +134,78 @@ pub(super) const DEFECTS: &[(Defect, Violation)] = &[
     (Defect::FollowsAnOldCopy, Violation::Withdrawn),
     (Defect::ForgetsTheRotationWithTheSecret, Violation::Withdrawn),
     (Defect::OverlooksTheMark, Violation::Withdrawn),
-    (Defect::SignsBeforePublishing, Violation::Withdrawn),
+    (Defect::SignsBeforePublishing, Violation::Unknown),
     (Defect::SignsHoweverLongItSlept, Violation::Withdrawn),
     (Defect::RemembersHoweverLongItSlept, Violation::NoRest),
+    (Defect::ForgetsWhatItSignedWith, Violation::Followed),
     (Defect::GoesOnWhateverOthersDid, Violation::Withdrawn),
     (Defect::WritesOverOthers, Violation::NumberBack),
     (Defect::PublishesOverOthers, Violation::Unknown),
 ];
 
+/// The same of two faults in a row.
+pub(super) const DEFECTS_OF_TWO_FAULTS: &[(Defect, Violation)] = &[(Defect::GoesBackWithAnOldCopy, Violation::Unknown)];
+
+/// The same where the CA is brought.
+pub(super) const DEFECTS_OF_A_WRITER: &[(Defect, Violation)] = &[
+    (Defect::NeverMakesARoot, Violation::NoRest),
+    (Defect::NeverIssues, Violation::NoRest),
+    (Defect::NeverRenews, Violation::NoRest),
+    (Defect::NeverMakesANext, Violation::NoRest),
+    (Defect::NeverPrepares, Violation::NoRest),
+    (Defect::NeverDistributes, Violation::NoRest),
+    (Defect::NeverSigns, Violation::NoRest),
+    (Defect::NeverPromotes, Violation::NoRest),
+    (Defect::NeverRetires, Violation::NoRest),
+    (Defect::NeverForgets, Violation::NoRest),
+    (Defect::NeverAbandons, Violation::NoRest),
+    (Defect::NeverTakesAThird, Violation::NoRest),
+    (Defect::AbandonsWhatMayHaveSigned, Violation::Withdrawn),
+    (Defect::SignsWithoutDistributing, Violation::Unknown),
+    (Defect::WatchesNothing, Violation::Unknown),
+    (Defect::RetiresEarly, Violation::Withdrawn),
+    (Defect::RetiresByTheClockThatJumped, Violation::Withdrawn),
+    (Defect::RenewsWithTheSameNumber, Violation::NumberBack),
+    (Defect::SwitchesWithTheSameNumber, Violation::NumberBack),
+    (Defect::RenewsUnderAnotherRoot, Violation::NoRest),
+    (Defect::FollowsAnOldCopy, Violation::Withdrawn),
+    (Defect::ForgetsTheRotationWithTheSecret, Violation::Withdrawn),
+    (Defect::StopsWhenItIsSpoilt, Violation::NoRest),
+    (Defect::HeedsWishesOfWhatIsBrought, Violation::NoRest),
+    (Defect::StaysWithWhatWasBrought, Violation::NoRest),
+];
+
 impl Keeper {
     /// This long ago.
     pub(super) fn that_signed_with(sig: Sig, age: u8) -> Self {
-        Self { memory: Some((sig, age)), is_issuing: true, cache: Some((Secret::Sound(sig), age)), ..Self::default() }
+        Self {
+            memory: Some((sig, age)),
+            is_issuing: true,
+            cache: Some((Secret::Sound(sig), Place::Made, age)),
+            ..Self::default()
+        }
     }
 
     pub(super) fn root(&self) -> Option<u8> {
-        self.memory.map(|(sig, _)| sig.root)
+        self.memory.map(|(sig, _)| sig.root).or(self.last.map(|(_, root)| root))
+    }
+
+    /// What it signed with, as far as that counts beside what was found.
+    fn before(&mut self, looked: Looked) -> Option<Before> {
+        let found = match looked.signing {
+            Secret::Sound(sig) => sig.number,
+            Secret::Absent | Secret::Broken(_) => u16::MAX,
+        };
+        let last = self.last.filter(|(number, _)| found < *number);
+        if looked.is_fresh {
+            self.last = last;
+        }
+        let last = last.map(|(number, root)| Before { number: u64::from(number), root: id(root) });
+        self.memory.map(|(sig, _)| Before::of(&sig.seen())).or(last)
     }
 
     pub(super) fn may_use_cache(&self) -> bool {
-        matches!(self.doing, Doing::HasBundle(_)) && self.cache.is_some_and(|(_, age)| age <= SLEEP)
+        matches!(self.doing, Doing::HasBundle(_)) && self.cache.is_some_and(|(.., age)| age <= SLEEP)
     }
 
     pub(super) fn signs_with(&self, defect: Option<Defect>) -> Option<Sig> {
@@ -141,7 +216,7 @@ impl Keeper {
     /// By the API server's clock.
     pub(super) fn grow_older(&mut self, ticks: u8, older: impl Fn(&mut Sig)) {
         let add = |age: &mut u8| *age = (*age + ticks).min(SLEEP + 1);
-        if let Some((secret, age)) = &mut self.cache {
+        if let Some((secret, _, age)) = &mut self.cache {
             secret.grow_older(&older);
             add(age);
         }
@@ -152,7 +227,11 @@ impl Keeper {
         match &mut self.doing {
             Doing::HasSigning(looked) => looked.signing.grow_older(&older),
             Doing::WritesSigning { sig, .. } => older(sig),
-            Doing::Nothing | Doing::HasBundle(_) | Doing::WritesRoots(_) | Doing::WritesBundle(_) => {}
+            Doing::Nothing
+            | Doing::HasBundle(_)
+            | Doing::HasSecret(_)
+            | Doing::WritesRoots(_)
+            | Doing::WritesBundle(_) => {}
         }
     }
 
@@ -162,7 +241,7 @@ impl Keeper {
         if let Some((_, _, gap)) = &mut self.watched {
             *gap = (*gap + 1).min(OLD);
         }
-        if matches!(self.doing, Doing::HasBundle(_) | Doing::HasSigning(_)) {
+        if matches!(self.doing, Doing::HasBundle(_) | Doing::HasSecret(_) | Doing::HasSigning(_)) {
             self.read = (self.read + 1).min(OLD);
         }
     }
@@ -200,11 +279,15 @@ impl Secret {
     /// What is written into a broken Secret when it is mended is no part of what is read.
     fn as_read(self) -> Self {
         match self {
-            Self::Broken(_) => Self::Broken(Sig { number: 0, root: 0, phase: Phase::Stable, asked: 0, is_old: false }),
+            Self::Broken(_) => Self::Broken(NONE),
             Self::Absent | Self::Sound(_) => self,
         }
     }
 }
+
+/// What is known of a Secret that cannot be read.
+const NONE: Sig =
+    Sig { number: 0, root: 0, issuing: 0, phase: Phase::Stable, asked: 0, is_old: false, is_mended: false };
 
 impl World {
     /// One read, with what is decided on it, or one write.
@@ -219,26 +302,37 @@ impl World {
             }
             Doing::HasBundle(bundle) => {
                 let keeper = &mut self.keepers[number];
-                let signing = match keeper.cache.filter(|_| cached) {
-                    Some((signing, _)) => signing,
-                    None => {
-                        keeper.stale.signing = false;
-                        keeper.cache = Some((self.signing.as_read(), 0));
-                        self.signing.as_read()
-                    }
-                };
-                let looked = Looked { bundle, signing, is_fresh: !cached };
+                if let Some((signing, place, _)) = keeper.cache.filter(|_| cached) {
+                    let looked = Looked { bundle, signing, place, is_fresh: false };
+                    return self.decide(number, looked, Seen::Unread, defect);
+                }
+                let signing = self.signing.as_read();
+                keeper.stale.signing = false;
+                keeper.cache = Some((signing, Place::Made, 0));
+                if self.place == Place::Made {
+                    let looked = Looked { bundle, signing, place: Place::Made, is_fresh: true };
+                    return self.decide(number, looked, Seen::Unread, defect);
+                }
+                keeper.doing = Doing::HasSecret(bundle);
+                Ok(())
+            }
+            Doing::HasSecret(bundle) => {
+                let keeper = &mut self.keepers[number];
+                let Some((signing, place, _)) = &mut keeper.cache else { return Ok(()) };
+                *place = self.place;
+                let looked = Looked { bundle, signing: *signing, place: self.place, is_fresh: true };
                 self.decide(number, looked, Seen::Unread, defect)
             }
             Doing::HasSigning(looked) => {
                 self.keepers[number].stale.roots = false;
-                let roots = self.roots.map_or(Seen::Absent, |keys| Seen::Found(keys.seen()));
+                let roots = self.roots.map_or(Seen::Absent, Seen::Found);
                 self.decide(number, looked, roots, defect)
             }
             Doing::WritesRoots(keys) => {
                 if !self.keepers[number].stale.roots {
-                    let newest = keys.next.unwrap_or(keys.current);
-                    self.made = self.made.max(newest + 1);
+                    if self.place == Place::Made {
+                        self.made = self.made.max(keys.next.unwrap_or(keys.current).root + 1);
+                    }
                     self.roots = Some(keys);
                     self.roots_changed();
                 }
@@ -262,7 +356,7 @@ impl World {
         defect: Option<Defect>,
     ) -> Result<(), Violation> {
         let keeper = &mut self.keepers[number];
-        keeper.cache = keeper.cache.map(|(secret, _)| (secret, SLEEP + 1));
+        keeper.cache = keeper.cache.map(|(secret, place, _)| (secret, place, SLEEP + 1));
         if keeper.stale.signing && defect != Some(Defect::WritesOverOthers) {
             return Ok(());
         }
@@ -280,14 +374,15 @@ impl World {
         &mut self,
         number: usize,
         looked: Looked,
-        roots: Seen<Held>,
+        roots: Seen<Keys>,
         defect: Option<Defect>,
     ) -> Result<(), Violation> {
         let keeper = &mut self.keepers[number];
         if keeper.memory.is_some_and(|(_, age)| age > SLEEP) && defect != Some(Defect::RemembersHoweverLongItSlept) {
-            keeper.memory = None;
+            keeper.last = keeper.memory.take().map(|(sig, _)| (sig.number, sig.root));
             keeper.is_issuing = false;
         }
+        let before = keeper.before(looked);
         let is_first = matches!(roots, Seen::Unread);
         let watched = if is_first {
             keeper.watch(looked)
@@ -299,21 +394,23 @@ impl World {
             Secret::Sound(sig) => Some(sig.seen()),
             Secret::Absent | Secret::Broken(_) => None,
         };
-        let before = keeper.memory.map(|(sig, _)| Before::of(&sig.seen()));
+        let source = looked.place.source();
         let wish = Wish { rotate: wish(self.wish), ..Wish::default() };
+        let wish = if defect == Some(Defect::HeedsWishesOfWhatIsBrought) { wish } else { source.heeds(wish) };
         let sight = Sight {
             signing: match (&signing, looked.signing) {
                 (Some(signing), _) => Seen::Found(signing),
                 (None, Secret::Broken(_)) => Seen::Broken(LoadError::State),
                 (None, Secret::Absent | Secret::Sound(_)) => Seen::Absent,
             },
-            root: roots,
+            root: roots.map(|keys| keys.seen()),
             bundle: Some(&trusted),
             marked: looked.bundle.marked.map(id),
-            before,
+            before: before.filter(|_| keeper.memory.is_some() || defect != Some(Defect::ForgetsWhatItSignedWith)),
             highest: 0,
             watched,
             longest: u32::from(LIFE),
+            source,
             wish: &wish,
             timing: timing(),
         };
@@ -324,12 +421,19 @@ impl World {
             return Ok(());
         }
         if let (true, Secret::Sound(sig)) = (is_write, looked.signing)
-            && keeper.memory.is_none_or(|(before, _)| before.number <= sig.number)
+            && before.is_none_or(|before| before.number <= u64::from(sig.number))
         {
-            keeper.memory = Some((sig, keeper.cache.map_or(0, |(_, age)| age)));
+            keeper.memory = Some((sig, keeper.cache.map_or(0, |(.., age)| age)));
             keeper.is_issuing = false;
         }
-        self.take(number, step, looked, &sight.root, clock, defect)
+        // Of the other defects something worse comes later.
+        let is_told = defect.is_none_or(|defect| defect == Defect::ForgetsWhatItSignedWith);
+        if let (true, Step::Sign { .. }, Some(before), Secret::Sound(sig)) = (is_told, &step, before, looked.signing)
+            && !sig.seen().knows(before.root)
+        {
+            return Err(Violation::Followed);
+        }
+        self.take(number, step, looked, &roots, clock, defect)
     }
 
     fn take(
@@ -337,37 +441,43 @@ impl World {
         number: usize,
         step: Step,
         looked: Looked,
-        roots: &Seen<Held>,
+        roots: &Seen<Keys>,
         clock: Clock,
         defect: Option<Defect>,
     ) -> Result<(), Violation> {
-        let made = self.made;
         let held = match roots {
-            Seen::Found(held) => Some(Keys {
-                current: number_of(held.current.fingerprint),
-                next: held.next.map(|next| number_of(next.fingerprint)),
-            }),
+            Seen::Found(keys) => Some(*keys),
             Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
         };
+        let another = match looked.place {
+            Place::Made if usize::from(self.made) < ROOTS => Some(made(self.made)),
+            Place::Made | Place::Brought(_) | Place::Spoilt(_) => looked.place.brings(),
+        };
+        let doing = &mut self.keepers[number].doing;
         match (step, looked.signing, held) {
-            (Step::ReadRoot, _, _) => self.keepers[number].doing = Doing::HasSigning(looked),
-            (Step::MakeRoot(_), _, _) if usize::from(made) < ROOTS => {
-                self.keepers[number].doing = Doing::WritesRoots(Keys { current: made, next: None });
+            (Step::ReadRoot, _, _) => *doing = Doing::HasSigning(looked),
+            (Step::MakeRoot(_), _, _) => {
+                *doing = another.map_or(Doing::Nothing, |current| Doing::WritesRoots(Keys { current, next: None }));
             }
-            (Step::MakeNext, _, Some(keys)) if usize::from(made) < ROOTS => {
-                self.keepers[number].doing = Doing::WritesRoots(Keys { next: Some(made), ..keys });
+            (Step::MakeNext, _, Some(keys)) if another.is_some() => {
+                *doing = Doing::WritesRoots(Keys { next: another, ..keys });
             }
+            (Step::Forget, _, Some(keys)) => *doing = Doing::WritesRoots(Keys { next: None, ..keys }),
             (Step::Promote, _, Some(Keys { next: Some(next), .. })) => {
-                self.keepers[number].doing = Doing::WritesRoots(Keys { current: next, next: None });
+                *doing = Doing::WritesRoots(Keys { current: next, next: None });
             }
             (Step::Put(Put { plan, below, .. }), found, _) => {
-                let (root, is_old) = match (below, found) {
-                    (Some(below), _) => (number_of(below), false),
-                    (None, Secret::Sound(sig)) => (sig.root, sig.is_old),
+                let (ca, is_old) = match (below, found) {
+                    (Some(below), _) => {
+                        let held = held.into_iter().flat_map(|keys| [Some(keys.current), keys.next]).flatten();
+                        let mut all = looked.place.brings().into_iter().chain(held);
+                        let Some(ca) = all.find(|ca| id(ca.root) == below) else { return Ok(()) };
+                        (ca, false)
+                    }
+                    (None, Secret::Sound(sig)) => (Ca { root: sig.root, issuing: sig.issuing }, sig.is_old),
                     (None, Secret::Absent | Secret::Broken(_)) => return Ok(()),
                 };
-                let sig = Sig::wanted(&plan, root, is_old);
-                self.keepers[number].doing = Doing::WritesSigning { sig, is_new: below.is_some() };
+                *doing = Doing::WritesSigning { sig: Sig::wanted(&plan, ca, is_old), is_new: below.is_some() };
             }
             (Step::Sign { alarm, .. }, Secret::Sound(sig), _) => {
                 return self.sign_with(number, sig, looked, alarm.as_ref(), defect);
@@ -397,10 +507,11 @@ impl World {
             keeper.is_issuing = false;
         } else {
             let went_back = keeper.memory.is_some_and(|(before, _)| sig.number < before.number);
-            if went_back && !matches!(alarm, Some(Trouble::RolledBack { .. })) {
+            // Where more than this is wrong, another trouble may be told first.
+            if went_back && alarm.is_none() {
                 return Err(Violation::NumberBack);
             }
-            keeper.memory = Some((sig, keeper.cache.map_or(0, |(_, age)| age)));
+            keeper.memory = Some((sig, keeper.cache.map_or(0, |(.., age)| age)));
             keeper.is_issuing = true;
             self.sign(number, defect)?;
         }
@@ -417,7 +528,7 @@ impl World {
         let Some((sig, age)) = &mut keeper.memory else { return Ok(()) };
         let goes_on = may_go_on(&sig.seen(), looked.bundle.marked.map(id), timing(), clock)
             || defect == Some(Defect::GoesOnWhateverOthersDid);
-        *age = keeper.cache.map_or(0, |(_, age)| age);
+        *age = keeper.cache.map_or(0, |(.., age)| age);
         keeper.is_issuing = goes_on && looked.bundle.roots & (1 << sig.root) != 0;
         self.sign(number, defect)
     }
@@ -441,10 +552,23 @@ fn spoilt(sight: &Sight<'_>, clock: Clock, defect: Option<Defect>) -> Step {
         (Defect::RetiresByTheClockThatJumped, _) => clock.slow = clock.now,
         _ => {}
     }
+    let forgetful;
+    if let Seen::Found(signing) = sight.signing {
+        let mut signing = signing.clone();
+        if defect == Defect::AbandonsWhatMayHaveSigned {
+            signing.plan.mended = None;
+        }
+        if defect == Defect::StaysWithWhatWasBrought {
+            signing.is_brought &= sight.source.place().is_some();
+        }
+        forgetful = signing;
+        sight.signing = Seen::Found(&forgetful);
+    }
     let step = next_step(&sight, clock);
     // As if there were nothing to do, and whatever there is to tell were told.
     let alarm = Some(Trouble::RolledBack { from: 1, to: 0 });
     let nothing = Step::Sign { until: clock.now, alarm };
+    let brought = sight.source.brings().map(Root::fingerprint);
     let before = match &sight.signing {
         Seen::Found(signing) => Some(&signing.plan),
         Seen::Unread | Seen::Absent | Seen::Broken(_) => None,
@@ -458,7 +582,27 @@ fn spoilt(sight: &Sight<'_>, clock: Clock, defect: Option<Defect>) -> Step {
             Defect::FollowsAnOldCopy | Defect::ForgetsTheRotationWithTheSecret,
             Step::Put(Put { name: Name::Resume, .. }),
         )
-        | (Defect::NeverPromotes, Step::Promote) => nothing,
+        | (Defect::NeverPromotes, Step::Promote)
+        | (Defect::NeverIssues, Step::Put(Put { name: Name::Issue, .. }))
+        | (Defect::NeverMakesARoot, Step::MakeRoot(_))
+        | (Defect::NeverMakesANext, Step::MakeNext)
+        | (Defect::NeverRenews, Step::Put(Put { name: Name::Renew, .. }))
+        | (Defect::NeverForgets, Step::Forget)
+        | (Defect::NeverAbandons, Step::Put(Put { name: Name::Abandon, .. })) => nothing,
+        (Defect::NeverTakesAThird, Step::Put(Put { name: Name::Prepare, .. }))
+            if before.is_some_and(|plan| plan.rotation.is_some()) =>
+        {
+            nothing
+        }
+        // As if all that is brought were below the root that signs.
+        (Defect::RenewsUnderAnotherRoot, Step::Put(mut put)) if put.name == Name::Prepare => {
+            let number = before.map_or(1, |before| before.number + 1);
+            put.plan = Plan { number, rotation: None, ..put.plan };
+            put.below = brought;
+            put.name = Name::Renew;
+            Step::Put(put)
+        }
+        (Defect::StopsWhenItIsSpoilt, Step::Sign { alarm: Some(trouble), .. }) => Step::Hold(trouble),
         (Defect::TellsNobodyOfAnOldCopy, Step::Sign { until, .. }) => Step::Sign { until, alarm: None },
         (Defect::RenewsWithTheSameNumber, Step::Put(mut put)) if put.name == Name::Renew => {
             put.plan.number = before.map_or(1, |before| before.number);
@@ -472,6 +616,7 @@ fn spoilt(sight: &Sight<'_>, clock: Clock, defect: Option<Defect>) -> Step {
             put.plan.rotation = None;
             Step::Put(put)
         }
+        (Defect::GoesBackWithAnOldCopy, Step::Put(Put { name: Name::Resume, below: Some(_), .. })) => nothing,
         (_, step) => step,
     }
 }

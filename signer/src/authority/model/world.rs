@@ -1,18 +1,18 @@
-//! A cluster with two replicas, small enough to be seen whole. Times are ages in ticks, so that no world is new only because it
-//! is later.
-
-use std::sync::LazyLock;
+//! A cluster with two replicas, small enough to be seen whole, whose CA is made here or brought by a writer. Times are ages in ticks, so
+//! that no world is new only because it is later.
 
 use time::{Duration, OffsetDateTime};
 
-use super::keeper::{Defect, Keeper};
+use super::{
+    keeper::{Defect, Keeper},
+    writer::{self, Ca, Place, id, number_of},
+};
 use crate::{
     authority::{
-        plan::{Plan, Rotation},
+        plan::{Fault, Mended, Plan, Rotation},
         rotation::Timing,
         state::{Held, HeldRoot, Signing},
     },
-    names::Sha256,
     pace::Pace,
     pipeline::honest::NOW,
 };
@@ -26,7 +26,9 @@ pub(super) enum Violation {
     Withdrawn,
     /// The number of an issuing CA went back, and nobody was told.
     NumberBack,
-    /// Faults stopped, and the rotation that was asked for did not end.
+    /// A replica goes on with what does not know the root that it signed under before.
+    Followed,
+    /// Faults stopped, and what was asked for, or brought, did not come about.
     NoRest,
 }
 
@@ -43,12 +45,14 @@ pub(super) enum Action {
     Ask,
     /// The issuing CA is half through its life.
     Age,
-    /// A copy of both Secrets is put away.
+    /// A copy of everything is put away.
     Copy,
     /// The copy of the signing Secret comes back.
     RestoreSigning,
     /// The copy of the root's Secret comes back.
     RestoreRoots,
+    /// etcd is as it was when the copy was put away: both come back, and the bundle of that time.
+    RestoreAll,
     /// The signing Secret is deleted.
     Delete,
     /// It is overwritten with something that cannot be read.
@@ -61,15 +65,23 @@ pub(super) enum Action {
     Plant,
     /// The API server's clock jumps ahead.
     Jump,
+    /// The writer brings this one: a new one, or one that he has brought before.
+    Bring(Ca),
+    /// He takes away what he has brought, or spoils it.
+    Spoil,
+    /// It is to be made again.
+    Leave,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
+    /// Where the CA comes from.
+    pub(super) place: Place,
     pub(super) signing: Secret,
     pub(super) roots: Option<Keys>,
-    copy: Option<(Sig, Keys)>,
+    pub(super) copy: Option<Copied>,
     /// Whether that came back at some time.
-    is_restored: bool,
+    pub(super) is_restored: bool,
     pub(super) bundle: Bundle,
     pub(super) keepers: [Keeper; 2],
     /// How long certificates under each root live yet.
@@ -100,6 +112,8 @@ pub(super) struct Budget {
     pub(super) breaks: u8,
     pub(super) ages: u8,
     pub(super) jumps: u8,
+    pub(super) restores: u8,
+    pub(super) brings: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,21 +124,34 @@ pub(super) enum Secret {
     Sound(Sig),
 }
 
+/// All at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Copied {
+    pub(super) sig: Sig,
+    pub(super) keys: Keys,
+    pub(super) bundle: Bundle,
+}
+
 /// The root's Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Keys {
-    pub(super) current: u8,
-    pub(super) next: Option<u8>,
+    pub(super) current: Ca,
+    pub(super) next: Option<Ca>,
 }
 
 /// The signing Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sig {
-    pub(super) number: u8,
+    pub(super) number: u16,
     pub(super) root: u8,
+    /// Of those that are brought.
+    pub(super) issuing: u8,
     pub(super) phase: Phase,
     pub(super) asked: u8,
     pub(super) is_old: bool,
+    /// And it was not certain which root had signed last. Noted where a CA is brought: elsewhere nothing depends on it. What it keeps from
+    /// being done it keeps for longer than a walk.
+    pub(super) is_mended: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,93 +161,6 @@ pub(super) enum Phase {
     Distribute { next: u8, age: u8 },
     Sign { previous: u8 },
     Drain { previous: u8, age: u8 },
-}
-
-/// Where walks begin, and how many worlds each may see: a cluster whose CA has signed for long, one that is installed just now,
-/// and some in the midst of a rotation, of which somebody has a copy from before or slept through it.
-pub(super) fn starts() -> Vec<(World, usize)> {
-    let sig = Sig { number: 1, root: 0, phase: Phase::Stable, asked: 0, is_old: false };
-    let nothing = Budget { asks: 0, crashes: 0, faults: 0, breaks: 0, ages: 0, jumps: 0 };
-    let old = World {
-        signing: Secret::Sound(sig),
-        roots: Some(Keys { current: 0, next: None }),
-        copy: None,
-        is_restored: false,
-        bundle: Bundle { roots: 1, marked: Some(0) },
-        keepers: [Keeper::default(), Keeper::default()],
-        live: [LIFE, 0, 0, 0],
-        known: [KNOWN, 0, 0, 0],
-        made: 1,
-        wish: 0,
-        budget: Budget { asks: 1, crashes: 1, ages: 1, ..nothing },
-    };
-    let (live, known) = ([0; ROOTS], [0; ROOTS]);
-    let empty = World {
-        signing: Secret::Absent,
-        roots: None,
-        bundle: Bundle { roots: 0, marked: None },
-        live,
-        known,
-        made: 0,
-        ..old.clone()
-    };
-    let rotating = World {
-        signing: Secret::Sound(Sig { phase: Phase::Distribute { next: 1, age: 0 }, asked: 1, ..sig }),
-        roots: Some(Keys { current: 0, next: Some(1) }),
-        copy: Some((sig, Keys { current: 0, next: None })),
-        bundle: Bundle { roots: 0b11, marked: Some(0) },
-        made: 2,
-        wish: 1,
-        budget: Budget { crashes: 1, faults: 2, breaks: 1, ..nothing },
-        ..old.clone()
-    };
-    let draining = World {
-        signing: Secret::Sound(Sig {
-            number: 2,
-            root: 1,
-            phase: Phase::Drain { previous: 0, age: 0 },
-            asked: 1,
-            is_old: false,
-        }),
-        known: [KNOWN, KNOWN, 0, 0],
-        budget: Budget { faults: 2, breaks: 1, jumps: 1, ages: 1, ..nothing },
-        ..rotating.clone()
-    };
-    // One replica slept through it all; or looked just before the other one switched and the Secret was broken.
-    let slept = World {
-        signing: Secret::Sound(Sig {
-            number: 2,
-            root: 1,
-            phase: Phase::Drain { previous: 0, age: 2 },
-            asked: 1,
-            is_old: false,
-        }),
-        bundle: Bundle { roots: 0b11, marked: Some(1) },
-        keepers: [Keeper::that_signed_with(sig, SLEEP + 1), Keeper::default()],
-        copy: None,
-        live: [0, LIFE, 0, 0],
-        budget: nothing,
-        ..draining.clone()
-    };
-    let distributed = Sig { phase: Phase::Distribute { next: 1, age: KNOWN }, asked: 1, ..sig };
-    let drains = Sig { number: 2, root: 1, phase: Phase::Drain { previous: 0, age: 1 }, asked: 1, is_old: false };
-    let awake = World {
-        signing: Secret::Broken(drains),
-        keepers: [Keeper::that_signed_with(distributed, SLEEP), Keeper::default()],
-        ..slept.clone()
-    };
-    let with = |budget| World { budget, ..old.clone() };
-    vec![
-        (slept, 50_000),
-        (awake, 50_000),
-        (draining, 250_000),
-        (rotating, 250_000),
-        (with(Budget { asks: 1, crashes: 1, faults: 1, breaks: 1, ..nothing }), 200_000),
-        (with(Budget { asks: 1, faults: 2, ..nothing }), 250_000),
-        (with(Budget { asks: 1, jumps: 1, ..nothing }), 100_000),
-        (old, 200_000),
-        (empty, 50_000),
-    ]
 }
 
 impl World {
@@ -245,12 +185,27 @@ impl World {
         if self.budget.jumps > 0 && self.keepers.iter().all(Keeper::has_set_its_clock) {
             all.push(Action::Jump);
         }
+        if self.budget.brings > 0 {
+            match self.place {
+                Place::Made | Place::Spoilt(_) => all.extend(self.brings(None)),
+                Place::Brought(ca) => {
+                    all.extend(self.brings(Some(ca)));
+                    all.push(Action::Spoil);
+                }
+            }
+            if self.place != Place::Made && self.made > 0 {
+                all.push(Action::Leave);
+            }
+        }
         if let Secret::Broken(_) = self.signing {
             all.push(Action::Mend);
         }
         let is_sound = matches!(self.signing, Secret::Sound(_));
         if is_sound && self.budget.breaks > 0 {
             all.push(Action::Break);
+        }
+        if self.budget.restores > 0 && self.copy.is_some() {
+            all.push(Action::RestoreAll);
         }
         if self.budget.faults > 0 {
             match (self.signing, self.roots) {
@@ -262,7 +217,7 @@ impl World {
                 }
                 (Secret::Absent | Secret::Broken(_) | Secret::Sound(_), _) => {}
             }
-            if let Some((sig, keys)) = self.copy {
+            if let Some(Copied { sig, keys, .. }) = self.copy {
                 if self.signing != Secret::Sound(sig) {
                     all.push(Action::RestoreSigning);
                 }
@@ -270,12 +225,20 @@ impl World {
                     all.push(Action::RestoreRoots);
                 }
             }
-            all.extend((0..self.made).filter(|root| self.publishes(*root)).map(Action::Unpublish));
+            let roots = 0..u8::try_from(ROOTS).unwrap();
+            all.extend(roots.filter(|root| self.publishes(*root)).map(Action::Unpublish));
             if self.bundle.roots & PLANTED == 0 {
                 all.push(Action::Plant);
             }
         }
         all
+    }
+
+    /// What a writer may bring next. Where roots were made, the first one was.
+    fn brings(&self, now: Option<Ca>) -> impl Iterator<Item = Action> {
+        let is_taken = self.made > 0;
+        let others = writer::ALL.into_iter().filter(move |ca| Some(*ca) != now && !(is_taken && ca.root == 0));
+        others.map(Action::Bring)
     }
 
     pub(super) fn act(&mut self, action: Action, defect: Option<Defect>) -> Result<(), Violation> {
@@ -304,6 +267,20 @@ impl World {
                     keeper.lag_by(JUMP);
                 }
             }
+            Action::Bring(ca) => {
+                self.budget.brings -= 1;
+                self.place = Place::Brought(ca);
+            }
+            Action::Spoil => {
+                self.budget.brings -= 1;
+                if let Place::Brought(ca) = self.place {
+                    self.place = Place::Spoilt(ca);
+                }
+            }
+            Action::Leave => {
+                self.budget.brings -= 1;
+                self.place = Place::Made;
+            }
             Action::Mend => {
                 if let Secret::Broken(sig) = self.signing {
                     self.signing = Secret::Sound(sig);
@@ -312,11 +289,12 @@ impl World {
             }
             Action::Copy => {
                 if let (Secret::Sound(sig), Some(keys)) = (self.signing, self.roots) {
-                    self.copy = Some((sig, keys));
+                    self.copy = Some(Copied { sig, keys, bundle: self.bundle });
                 }
             }
             Action::RestoreSigning
             | Action::RestoreRoots
+            | Action::RestoreAll
             | Action::Delete
             | Action::Break
             | Action::Unpublish(_)
@@ -328,17 +306,27 @@ impl World {
     fn suffer(&mut self, fault: Action) {
         if fault == Action::Break {
             self.budget.breaks -= 1;
+        } else if fault == Action::RestoreAll {
+            self.budget.restores -= 1;
         } else {
             self.budget.faults -= 1;
         }
         match (fault, self.copy, self.signing) {
-            (Action::RestoreSigning, Some((sig, _)), _) => {
+            (Action::RestoreSigning, Some(Copied { sig, .. }), _) => {
                 self.signing = Secret::Sound(sig);
                 self.is_restored = true;
             }
-            (Action::RestoreRoots, Some((_, keys)), _) => {
+            (Action::RestoreRoots, Some(Copied { keys, .. }), _) => {
                 self.roots = Some(keys);
                 self.is_restored = true;
+            }
+            (Action::RestoreAll, Some(Copied { sig, keys, bundle }), _) => {
+                (self.signing, self.roots, self.bundle) = (Secret::Sound(sig), Some(keys), bundle);
+                self.is_restored = true;
+                // The wish that stood then comes back as well. What signed then is known as it was; what signs until it is noticed is lost.
+                self.wish = sig.asked;
+                self.known[usize::from(sig.root)] = KNOWN;
+                self.bundle_changed();
             }
             (Action::Delete, _, _) => self.signing = Secret::Absent,
             (Action::Break, _, Secret::Sound(sig)) => self.signing = Secret::Broken(sig),
@@ -386,7 +374,8 @@ impl World {
         let Some(sig) = self.keepers[keeper].signs_with(defect) else { return Ok(()) };
         let root = usize::from(sig.root);
         // Nobody is there yet who would have to know the very first one.
-        if self.known[root] < KNOWN && root != 0 {
+        let is_first = self.known.iter().all(|known| *known < KNOWN);
+        if self.known[root] < KNOWN && !is_first {
             return Err(Violation::Unknown);
         }
         self.known[root] = KNOWN;
@@ -404,7 +393,7 @@ impl World {
             Secret::Broken(sig) | Secret::Sound(sig) => older(sig),
             Secret::Absent => {}
         }
-        if let Some((sig, _)) = &mut self.copy {
+        if let Some(Copied { sig, .. }) = &mut self.copy {
             older(sig);
         }
         for keeper in &mut self.keepers {
@@ -443,52 +432,85 @@ impl World {
         self.keepers.iter_mut().for_each(|keeper| keeper.stale.bundle = true);
     }
 
-    /// Whether all that was asked for gets done when nothing more goes wrong.
+    /// Whether all that was asked for gets done when nothing more goes wrong: with what is brought as it is, and when that is in order.
     pub(super) fn comes_to_rest(&self, defect: Option<Defect>) -> Result<(), Violation> {
         let mut world = self.clone();
-        world.budget = Budget { asks: 0, crashes: 0, faults: 0, breaks: 0, ages: 0, jumps: 0 };
+        world.budget = NOTHING;
         if let Secret::Broken(_) = world.signing {
             world.act(Action::Mend, defect)?;
         }
+        world.goes_on_until_it_rests(defect)?;
+        if let Place::Spoilt(ca) = world.place {
+            world.place = Place::Brought(ca);
+            world.goes_on_until_it_rests(defect)?;
+        }
+        Ok(())
+    }
+
+    fn goes_on_until_it_rests(&mut self, defect: Option<Defect>) -> Result<(), Violation> {
         for _ in 0..TICKS_TO_REST {
             for keeper in [0, 1] {
                 for _ in 0..STEPS_TO_REST {
-                    world.step(keeper, false, defect)?;
+                    self.step(keeper, false, defect)?;
                 }
             }
-            if world.rests(defect) {
+            if self.rests(defect) {
                 return Ok(());
             }
-            world.tick(defect)?;
+            self.tick(defect)?;
         }
         Err(Violation::NoRest)
     }
 
     fn rests(&self, defect: Option<Defect>) -> bool {
+        let holds = |keys: Keys, root: u8| keys.current.root == root || keys.next.is_some_and(|next| next.root == root);
         let keys_are_lost = match (self.signing, self.roots) {
-            (Secret::Sound(sig), Some(keys)) => keys.current != sig.root && keys.next != Some(sig.root),
+            (Secret::Sound(sig), Some(keys)) => !holds(keys, sig.root),
             (Secret::Absent, Some(keys)) => {
-                ![Some(keys.current), keys.next].into_iter().flatten().any(|root| self.publishes(root))
+                ![Some(keys.current), keys.next].into_iter().flatten().any(|ca| self.publishes(ca.root))
             }
             (Secret::Absent | Secret::Broken(_) | Secret::Sound(_), _) => false,
         };
         // Or of one that is noted on the bundle, or that a replica has signed with before old copies came back.
-        let remembered = self.keepers.iter().filter_map(Keeper::root).filter(|_| self.is_restored);
-        let signed = remembered.chain(self.bundle.marked);
-        let is_lost = |root: u8| {
-            let known = matches!(self.signing, Secret::Sound(sig) if sig.seen().knows(id(root)));
-            !known && self.roots.is_none_or(|keys| keys.current != root && keys.next != Some(root))
+        let is_held = |root: u8| self.roots.is_some_and(|keys| holds(keys, root));
+        let knows = |root: u8| matches!(self.signing, Secret::Sound(sig) if sig.seen().knows(id(root)));
+        let remembered = self.keepers.iter().filter_map(Keeper::root).any(|root| !knows(root) && !is_held(root));
+        let goes_on =
+            |root: u8| matches!(self.signing, Secret::Sound(sig) if sig.root == root || sig.previous() == Some(root));
+        let marked = self.bundle.marked.is_some_and(|root| !goes_on(root) && !is_held(root));
+        let keys_are_lost = keys_are_lost || self.is_restored && remembered || marked;
+        let Secret::Sound(sig) = self.signing else {
+            // Of nothing comes nothing.
+            let is_nothing = matches!(self.place, Place::Spoilt(_)) && self.roots.is_none();
+            return keys_are_lost || is_nothing;
         };
-        let keys_are_lost = keys_are_lost || signed.into_iter().any(is_lost);
-        let Secret::Sound(sig) = self.signing else { return keys_are_lost };
-        let is_done = sig.phase == Phase::Stable && sig.asked == self.wish;
         let all_sign =
             self.keepers.iter().all(|keeper| keeper.signs_with(defect).is_some_and(|with| with.root == sig.root));
-        keys_are_lost || is_done && all_sign && self.bundle.roots == 1 << sig.root
+        let is_stable = sig.phase == Phase::Stable && self.bundle.roots == 1 << sig.root;
+        let is_done = match self.place {
+            Place::Made => is_stable && sig.asked == self.wish && sig.issuing == 0,
+            Place::Brought(ca) => {
+                // Its key is lost, and it may have signed.
+                let stays = |next| sig.is_mended && self.roots.is_none_or(|keys| !holds(keys, next));
+                let waits = matches!(sig.phase, Phase::Distribute { next, .. } if stays(next));
+                waits || is_stable && Ca { root: sig.root, issuing: sig.issuing } == ca
+            }
+            // A rotation may wait for another root than the one that is gone.
+            Place::Spoilt(_) => true,
+        };
+        keys_are_lost || is_done && all_sign
     }
 }
 
 impl Sig {
+    /// The root that signed before.
+    fn previous(self) -> Option<u8> {
+        match self.phase {
+            Phase::Stable | Phase::Prepare { .. } | Phase::Distribute { .. } => None,
+            Phase::Sign { previous } | Phase::Drain { previous, .. } => Some(previous),
+        }
+    }
+
     /// As the product sees it.
     pub(super) fn seen(self) -> Signing {
         let far = NOW + Duration::days(1000);
@@ -501,9 +523,13 @@ impl Sig {
                 Some(Rotation::Drain { previous: id(previous), since: ago(age), longest: u32::from(LIFE) })
             }
         };
+        let mended = self.is_mended.then_some(Mended { fault: Fault::Lost, at: NOW, is_certain: false });
+        let plan = Plan::new(u64::from(self.number), u32::from(LIFE));
         Signing {
-            plan: Plan { rotation, asked: wish(self.asked), ..Plan::new(u64::from(self.number), u32::from(LIFE)) },
+            plan: Plan { rotation, asked: wish(self.asked), mended, ..plan },
             root: id(self.root),
+            issuing: writer::issuing_id(Ca { root: self.root, issuing: self.issuing }),
+            is_brought: self.issuing > 0,
             not_before: NOW - Duration::days(1),
             renew_at: if self.is_old { NOW } else { far },
             usable_until: far,
@@ -512,8 +538,8 @@ impl Sig {
     }
 
     /// As the product wants it.
-    pub(super) fn wanted(plan: &Plan, root: u8, is_old: bool) -> Self {
-        let number = u8::try_from(plan.number).unwrap();
+    pub(super) fn wanted(plan: &Plan, Ca { root, issuing }: Ca, is_old: bool) -> Self {
+        let number = u16::try_from(plan.number).unwrap();
         let asked = plan.asked.as_ref().map_or(0, |asked| asked.parse().unwrap());
         let phase = match plan.rotation {
             None => Phase::Stable,
@@ -524,13 +550,14 @@ impl Sig {
                 Phase::Drain { previous: number_of(previous), age: age(since) }
             }
         };
-        Self { number, root, phase, asked, is_old }
+        let is_mended = issuing > 0 && plan.mended.is_some_and(|mended| !mended.is_certain);
+        Self { number, root, issuing, phase, asked, is_old, is_mended }
     }
 }
 
 impl Keys {
     pub(super) fn seen(self) -> Held {
-        let root = |root| HeldRoot { fingerprint: id(root), not_after: NOW + Duration::days(3652) };
+        let root = |ca: Ca| HeldRoot { fingerprint: id(ca.root), not_after: NOW + Duration::days(3652) };
         Held { current: root(self.current), next: self.next.map(root) }
     }
 }
@@ -544,12 +571,9 @@ pub(super) fn wish(number: u8) -> Option<String> {
     (number > 0).then(|| number.to_string())
 }
 
-pub(super) fn id(root: u8) -> Sha256 {
-    IDS[usize::from(root)]
-}
-
-pub(super) fn number_of(id: Sha256) -> u8 {
-    u8::try_from(IDS.iter().position(|known| *known == id).unwrap()).unwrap()
+/// A CA that nobody brings.
+pub(super) fn made(root: u8) -> Ca {
+    Ca { root, issuing: 0 }
 }
 
 pub(super) fn ago(age: u8) -> OffsetDateTime {
@@ -560,13 +584,13 @@ fn age(since: OffsetDateTime) -> u8 {
     u8::try_from((NOW - since).whole_seconds()).unwrap()
 }
 
-static IDS: LazyLock<[Sha256; 8]> = LazyLock::new(|| [0, 1, 2, 3, 4, 5, 6, 7].map(|number| Sha256::of(&[number])));
-
+pub(super) const NOTHING: Budget =
+    Budget { asks: 0, crashes: 0, faults: 0, breaks: 0, ages: 0, jumps: 0, restores: 0, brings: 0 };
 pub(super) const ROOTS: usize = 4;
 /// The bit of a root that is nobody's.
 pub(super) const PLANTED: u8 = 1 << 7;
 /// Ticks until every consumer knows a root that is published, and that the product waits.
-const KNOWN: u8 = 2;
+pub(super) const KNOWN: u8 = 2;
 /// Ticks that a certificate lives.
 pub(super) const LIFE: u8 = 2;
 /// Ticks that a replica signs after it last read which CA signs.

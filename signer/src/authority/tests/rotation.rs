@@ -5,6 +5,7 @@ use crate::authority::{
     plan::STABLE,
     state::{HeldRoot, Signing},
 };
+use crate::config::LONGEST_SECONDS;
 
 /// Two roots, of which the first one signs: what a rotation begins with.
 struct Scene {
@@ -280,6 +281,41 @@ fn an_old_copy_of_the_plan_does_not_withdraw_what_is_about() {
 }
 
 #[test]
+fn an_old_copy_does_not_sign_once_another_root_has_signed() {
+    for scene in [Scene::new(), Scene::new().at_distribute(NOW)] {
+        let (old, new) = (scene.old(), scene.new_root());
+        let both = [old, new];
+        let drains = Some(Rotation::Sign { previous: old, longest: DAY });
+        // Whether the old root was taken out of the bundle meanwhile or not.
+        for bundle in [&both[..], &both[1..], &[]] {
+            for before in [None, Some(Before { number: 7, root: new })] {
+                let seen = Sight { marked: Some(new), before, ..scene.sight(bundle) };
+                assert_eq!(step(&Sight { root: Seen::Unread, ..seen.clone() }, NOW), Step::ReadRoot);
+                let resume = put(step(&seen, NOW));
+                assert_eq!((resume.name, resume.below, resume.plan.rotation), (Name::Resume, Some(new), drains));
+                assert_eq!(resume.plan.number, before.map_or(5, |before| before.number + 1));
+                assert!(resume.plan.mended.unwrap().is_certain);
+                let mut held = scene.roots.held();
+                held.next = None;
+                let lost = Sight { root: Seen::Found(held), ..seen.clone() };
+                assert_eq!(step(&lost, NOW), Step::Hold(Trouble::OtherRoot { found: old }), "its key is gone");
+                let lost = Sight { root: Seen::Absent, ..seen };
+                assert_eq!(step(&lost, NOW), Step::Hold(Trouble::OtherRoot { found: old }));
+            }
+        }
+        // Nor does it when the Secret is lost, and with it for how long the old root has to drain.
+        let drains = Some(Rotation::Sign { previous: old, longest: LONGEST_SECONDS });
+        let lost = Sight { signing: Seen::Absent, marked: Some(new), before: None, ..scene.sight(&both) };
+        let issue = put(step(&lost, NOW));
+        assert_eq!((issue.name, issue.below, issue.plan.rotation), (Name::Issue, Some(new), drains));
+    }
+    // Whatever is noted until the new root signs.
+    let scene = Scene::new().at_drain(NOW);
+    let both = [scene.old(), scene.new_root()];
+    assert!(waits(&step(&Sight { marked: Some(scene.old()), ..scene.sight(&both) }, NOW)));
+}
+
+#[test]
 fn a_planted_root_is_taken_out_in_every_phase() {
     let planted = Sha256::of(b"planted");
     for scene in [Scene::new(), Scene::new().at_distribute(NOW), Scene::new().at_drain(NOW)] {
@@ -440,7 +476,7 @@ fn each_thing_that_is_wrong_in_the_plan_of_a_rotation_is_told() {
 #[test]
 fn people_see_each_part_and_what_happens_next() {
     let scene = Scene::new().at_distribute(NOW);
-    let view = View::of(&scene.generation, &scene.wish, sight().timing);
+    let view = View::of(&scene.generation, &SelfManaged, &scene.wish, sight().timing);
     assert_eq!((view.phase, view.number, view.asked.as_deref()), ("distribute", 4, Some("once")));
     assert_eq!((view.next, view.next_at), (Name::Sign, NOW + Duration::minutes(15)));
     let roles: Vec<&str> = view.parts.iter().map(|part| part.role.as_str()).collect();
@@ -453,10 +489,10 @@ fn people_see_each_part_and_what_happens_next() {
     );
     assert!(next.subject.contains("CN=Podmint root ") && next.key_identifier.len() == 59, "{next:?}");
     let paused = Wish { is_paused: true, ..scene.wish.clone() };
-    let view = View::of(&scene.generation, &paused, sight().timing);
+    let view = View::of(&scene.generation, &SelfManaged, &paused, sight().timing);
     assert_eq!((view.next, view.next_at, view.wish.is_paused), (Name::Renew, scene.generation.renew_at(), true));
     let stable = Scene::new();
-    assert_eq!(View::of(&stable.generation, &Wish::default(), sight().timing).phase, STABLE);
+    assert_eq!(View::of(&stable.generation, &SelfManaged, &Wish::default(), sight().timing).phase, STABLE);
 }
 
 #[test]

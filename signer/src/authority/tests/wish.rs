@@ -99,7 +99,7 @@ fn with_both_lost_a_new_root_signs_beside_the_one_that_is_given_up() {
     let made = Sight { root: Seen::Found(new.held()), ..seen.clone() };
     let Step::Put(put) = step(&made, NOW) else { panic!("{:?}", step(&made, NOW)) };
     assert_eq!((put.below, put.plan.rotation.map(Rotation::other)), (Some(id(&new)), Some(id(&lost))));
-    assert_eq!(put.plan.mended, Some(Mended { fault: Fault::Lost, at: NOW }));
+    assert_eq!(put.plan.mended, Some(Mended { fault: Fault::Lost, at: NOW, is_certain: true }));
     // It is made, with the certificate of the lost root from the bundle, and nothing stands against it.
     let (signer, domains) = (signer(), domains());
     let published = lost.current.certificate.to_pem();
@@ -118,9 +118,9 @@ fn each_wish_is_answered_as_the_ca_is() {
     let root = root();
     let stable = below(&root, 3);
     let timing = Timing::at(crate::pace::Pace::real());
-    let view = View::of(&stable, &Wish::default(), timing);
+    let view = View::of(&stable, &SelfManaged, &Wish::default(), timing);
     let in_force = Wish { is_paused: true, stolen: Some(id(&root)), ..Wish::default() };
-    let stopped = View::of(&stable, &in_force, timing);
+    let stopped = View::of(&stable, &SelfManaged, &in_force, timing);
     assert_eq!(view.phase, STABLE);
     let (signs, unknown) = (id(&root).to_string(), Sha256::of(b"gone").to_string());
     let answer = |annotation: &str, value: &str, view: Option<&View>| {

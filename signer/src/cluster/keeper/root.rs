@@ -1,8 +1,8 @@
 //! Whether the root's Secret is as it was left. Nothing is asked of it for weeks; so its metadata is read now and then, and the keys in it
 //! only when it has changed.
 
-use super::{Keeper, KeeperError};
-use crate::authority::{Generation, Seen, Trouble, Wish, state::Held};
+use super::{Keeper, KeeperError, Looked};
+use crate::authority::{Generation, Seen, Trouble, Wish, Write, state::Held};
 
 /// The root's Secret when it was last looked at.
 pub(super) struct RootSeen {
@@ -12,17 +12,26 @@ pub(super) struct RootSeen {
 }
 
 impl Keeper {
-    pub(super) async fn look_at_root(&mut self) -> Result<(), KeeperError> {
+    pub(super) async fn look_at_root(&mut self, generation: &Generation, looked: &Looked) -> Result<(), KeeperError> {
         let name = &self.signer.authority.root_secret_name;
         let version = self.secrets.version(name).await;
         let version = version.map_err(|error| KeeperError::ReadSecret(name.to_string(), error))?;
         if self.memory.root.as_ref().is_some_and(|root| root.version == version) {
             return Ok(());
         }
-        let held = match self.read_root().await?.seen {
+        let root = self.read_root().await?;
+        let held = match &root.seen {
             Seen::Found(roots) => Ok(roots.held()),
-            Seen::Broken(error) if !error.is_empty() => Err(Trouble::RootBroken(error)),
-            Seen::Broken(_) | Seen::Absent | Seen::Unread => Err(Trouble::RootKeyLost),
+            Seen::Broken(error) if !error.is_empty() => Err(Trouble::RootBroken(error.clone())),
+            Seen::Broken(_) | Seen::Absent | Seen::Unread => {
+                let signs = generation.root_fingerprint();
+                if looked.read.source.brings().is_some_and(|brought| brought.fingerprint() == signs) {
+                    // It is no other root that comes there. The next look sees it.
+                    let write = if version.is_some() { Write::Replace } else { Write::Create };
+                    return self.make_root(write, Some(&root), looked).await;
+                }
+                Err(Trouble::RootKeyLost)
+            }
         };
         self.memory.root = Some(RootSeen { version, held });
         Ok(())

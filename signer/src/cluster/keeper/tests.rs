@@ -12,14 +12,22 @@ use crate::{
     metrics::Metrics,
 };
 
+mod sources;
+
 const ROOTS: &str = "/api/v1/namespaces/mint/secrets/podmint-ca-root";
 const SIGNING: &str = "/api/v1/namespaces/mint/secrets/podmint-ca";
 const BUNDLE: &str = "/apis/certificates.k8s.io/v1/clustertrustbundles/podmint.dev:workload:prod";
 
 fn config() -> Config {
-    let yaml = "{apiVersion: podmint.dev/v1alpha1, kind: PodSigner, metadata: {name: prod}, spec: {signerName: \
-                podmint.dev/workload, trustDomain: example.org, lifetime: {max: 1h}, allow: []}}";
-    Config::parse(yaml, &Domains::parse("podmint.dev", "cluster.local").unwrap()).unwrap()
+    config_of("{}")
+}
+
+fn config_of(authority: &str) -> Config {
+    let yaml = format!(
+        "{{apiVersion: podmint.dev/v1alpha1, kind: PodSigner, metadata: {{name: prod}}, spec: {{signerName: podmint.dev/workload, \
+         trustDomain: example.org, lifetime: {{max: 1h}}, allow: [], authority: {authority}}}}}"
+    );
+    Config::parse(&yaml, &Domains::parse("podmint.dev", "cluster.local").unwrap()).unwrap()
 }
 
 fn served() -> Fake {
@@ -30,7 +38,11 @@ fn served() -> Fake {
 }
 
 async fn keeper(fake: &Fake) -> (Keeper, watch::Receiver<Authority>) {
-    let (config, pace, calls) = (config(), Pace::compressed(HURRY), fake.calls());
+    keeper_of(fake, &config()).await
+}
+
+async fn keeper_of(fake: &Fake, config: &Config) -> (Keeper, watch::Receiver<Authority>) {
+    let (pace, calls) = (Pace::compressed(HURRY), fake.calls());
     let versions = Versions::new(calls.clone(), pace);
     versions.discover().await.unwrap();
     let out = watch::Sender::new(Authority::unknown());
@@ -59,7 +71,7 @@ fn root(authority: &watch::Receiver<Authority>) -> Option<Sha256> {
     authority.borrow().issuer.as_ref().ok().map(|issuer| issuer.generation().root_fingerprint())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_first_start_makes_a_ca_publishes_it_and_only_then_signs() {
     let fake = served();
     let (mut keeper, authority) = keeper(&fake).await;
@@ -73,7 +85,7 @@ async fn a_first_start_makes_a_ca_publishes_it_and_only_then_signs() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_that_start_at_once_and_one_that_restarts_end_with_one_ca() {
     let fake = served();
     let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
@@ -85,7 +97,7 @@ async fn two_that_start_at_once_and_one_that_restarts_end_with_one_ca() {
     assert!(root(&first).is_some() && root(&first) == root(&second) && root(&second) == root(&third));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nothing_is_signed_while_the_bundle_cannot_be_published_or_read_back() {
     let fake = served();
     fake.instead(|method, path, _| {
@@ -100,7 +112,7 @@ async fn nothing_is_signed_while_the_bundle_cannot_be_published_or_read_back() {
     assert!(root(&authority).is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_edited_or_deleted_bundle_stops_signing_until_it_is_repaired() {
     let fake = served();
     let (mut keeper, mut authority) = keeper(&fake).await;
@@ -132,7 +144,7 @@ async fn an_edited_or_deleted_bundle_stops_signing_until_it_is_repaired() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_spoilt_secret_is_never_replaced_and_the_ca_in_memory_goes_on() {
     let fake = served();
     let (mut keeper, authority) = keeper(&fake).await;
@@ -177,7 +189,7 @@ async fn until(keepers: &mut [&mut Keeper], is_so: impl Fn() -> bool) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_replicas_rotate_the_root_once_and_sign_all_the_while() {
     let fake = served();
     let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
@@ -210,7 +222,7 @@ async fn two_replicas_rotate_the_root_once_and_sign_all_the_while() {
     assert_eq!(published(&fake), [new], "asked for once, done once");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_rotation_waits_while_it_is_paused_or_cannot_be_published() {
     let fake = served();
     let (mut keeper, authority) = keeper(&fake).await;
@@ -234,7 +246,7 @@ async fn a_rotation_waits_while_it_is_paused_or_cannot_be_published() {
     assert_eq!((phase(&authority), root(&authority)), ("distribute", old));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unseen_hour_counts_for_nothing() {
     let fake = served();
     let (mut keeper, authority) = keeper(&fake).await;
@@ -257,7 +269,7 @@ async fn an_unseen_hour_counts_for_nothing() {
     assert!(matches!(authority.borrow().issuer, Err(Hold::AuthorityUnusable)), "others may have moved on meanwhile");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_old_plan_is_not_published_over_a_newer_one() {
     let fake = served();
     let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
@@ -273,4 +285,73 @@ async fn an_old_plan_is_not_published_over_a_newer_one() {
     two.look().await.unwrap();
     assert_eq!(published(&fake), both);
     assert_eq!(phase(&second), "distribute", "it looked again before it wrote");
+}
+
+/// What etcd holds of a CA.
+const ALL: [&str; 3] = [ROOTS, SIGNING, BUNDLE];
+
+fn copy(fake: &Fake) -> [serde_json::Value; 3] {
+    ALL.map(|path| fake.get(path).unwrap())
+}
+
+fn put_back(fake: &Fake, copy: &[serde_json::Value; 3]) {
+    ALL.into_iter().zip(copy).for_each(|(path, object)| fake.put(path, object.clone()));
+}
+
+/// A rotation, from its beginning to its end.
+async fn rotate(fake: &Fake, keeper: &mut Keeper, authority: &watch::Receiver<Authority>, wish: &str) {
+    let old = root(authority);
+    ask(fake, ROTATE, wish);
+    keeper.memory.signing = None;
+    until(&mut [keeper], || root(authority) != old && phase(authority) == "stable").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_went_back_is_noticed_after_minutes_without_it() {
+    let fake = served();
+    let (mut keeper, authority) = keeper(&fake).await;
+    keeper.look().await.unwrap();
+    let (first, old) = (root(&authority), copy(&fake));
+    rotate(&fake, &mut keeper, &authority, "now").await;
+    let (second, newest) = (root(&authority), copy(&fake));
+
+    put_back(&fake, &old);
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        for _ in 0..3 {
+            keeper.look().await.unwrap();
+            assert!(matches!(authority.borrow().issuer, Err(Hold::AuthorityUnusable)), "it knows better");
+        }
+    }
+    assert!(keeper.memory.generation.is_none(), "nor does it sign with what it remembers");
+    assert_eq!(copy(&fake), old, "nothing is made, nothing is withdrawn");
+    let (mut fresh, followed) = self::keeper(&fake).await;
+    fresh.look().await.unwrap();
+    assert_eq!(root(&followed), first, "whoever starts cannot know");
+
+    put_back(&fake, &newest);
+    keeper.memory.signing = None;
+    keeper.look().await.unwrap();
+    assert_eq!(root(&authority), second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_moved_on_to_meanwhile_is_followed() {
+    let fake = served();
+    let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
+    until(&mut [&mut one, &mut two], || root(&second).is_some()).await;
+    for wish in ["now", "again"] {
+        rotate(&fake, &mut one, &first, wish).await;
+    }
+    // The clock is told by a reply, and the one before it is what the last look went by.
+    two.look().await.unwrap();
+    two.look().await.unwrap();
+    assert_eq!(root(&second), root(&first));
+    // Nor does it count where nothing is found: whoever makes it anew may count anew.
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    fake.remove(SIGNING);
+    two.memory.signing = None;
+    two.look().await.unwrap();
+    two.look().await.unwrap();
+    assert_eq!((root(&second), two.memory.last), (root(&first), None));
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use ring::rand::{SecureRandom, SystemRandom};
-use time::OffsetDateTime;
 
 use super::{Keeper, KeeperError, Looked};
 use crate::{
-    authority::{Makings, Put, Roots, SecretData, Seen, View, Write, make},
+    authority::{Makings, Put, Root, Roots, SecretData, Seen, View, Write, make},
     cluster::secrets::Written,
     names::SerialNumber,
 };
@@ -29,22 +28,35 @@ impl Keeper {
         &self,
         write: Write,
         before: Option<&RootSecret>,
-        now: OffsetDateTime,
+        looked: &Looked,
     ) -> Result<(), KeeperError> {
-        let root = make::root(&self.makings(now, "")?).map_err(KeeperError::Make)?;
+        let root = self.new_root(looked)?;
         let (fingerprint, before) = (root.fingerprint(), before.and_then(|root| root.secret.as_ref()));
         if self.write_roots(&Roots::first(root), write, before).await? == Written::Done {
-            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made a root");
+            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, from = looked.read.source.place(), "a root is there");
         }
         Ok(())
     }
 
-    pub(super) async fn make_next(&self, before: Option<RootSecret>, now: OffsetDateTime) -> Result<(), KeeperError> {
+    pub(super) async fn make_next(&self, before: Option<RootSecret>, looked: &Looked) -> Result<(), KeeperError> {
         let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
-        let next = make::root(&self.makings(now, "")?).map_err(KeeperError::Make)?;
+        let next = self.new_root(looked)?;
         let fingerprint = next.fingerprint();
         if self.write_roots(&roots.with_next(next), Write::Replace, secret.as_ref()).await? == Written::Done {
-            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, "made the next root");
+            tracing::info!(signer = %self.signer.signer_name, root = %fingerprint, from = looked.read.source.place(), "the next root is there");
+        }
+        Ok(())
+    }
+
+    /// Made, or copied from where it is brought.
+    fn new_root(&self, looked: &Looked) -> Result<Root, KeeperError> {
+        looked.read.source.root(&self.makings(looked, "")?).map_err(KeeperError::Make)
+    }
+
+    pub(super) async fn forget(&self, before: Option<RootSecret>) -> Result<(), KeeperError> {
+        let Some(RootSecret { secret, seen: Seen::Found(roots) }) = before else { return Ok(()) };
+        if self.write_roots(&roots.without_next(), Write::Replace, secret.as_ref()).await? == Written::Done {
+            tracing::info!(signer = %self.signer.signer_name, "threw away the next root, which is not brought any more");
         }
         Ok(())
     }
@@ -76,7 +88,7 @@ impl Keeper {
         let name = &self.signer.authority.secret_name;
         let before = looked.loaded.as_ref().and_then(|loaded| loaded.as_ref().ok()).map(Arc::as_ref);
         let roots = root.and_then(RootSecret::roots);
-        let makings = self.makings(looked.clock.now, looked.published())?;
+        let makings = self.makings(looked, looked.published())?;
         let made = make::signing(put, before, roots, &makings).map_err(KeeperError::Make)?;
         let data = made.data().map_err(KeeperError::State)?;
         let written = self.secrets.write(name, data, put.write, looked.read.secret.as_ref()).await;
@@ -93,9 +105,10 @@ impl Keeper {
         Ok(())
     }
 
-    fn makings<'m>(&'m self, now: OffsetDateTime, trusted: &'m str) -> Result<Makings<'m>, KeeperError> {
+    fn makings<'m>(&'m self, looked: &'m Looked, trusted: &'m str) -> Result<Makings<'m>, KeeperError> {
         let serial = serial().ok_or(KeeperError::NoChance)?;
-        Ok(Makings { trust_domain: &self.signer.trust_domain, domains: &self.domains, now, serial, trusted })
+        let (now, source) = (looked.clock.now, &*looked.read.source);
+        Ok(Makings { trust_domain: &self.signer.trust_domain, domains: &self.domains, now, serial, source, trusted })
     }
 }
 

@@ -44,7 +44,7 @@ async fn until(config: &mut watch::Receiver<Config>, holds: impl Fn(&Config) -> 
     drop(waited.unwrap().unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn objects_that_come_change_and_go_are_in_force_at_once() {
     let (fake, items) = (Fake::new(), Arc::new(std::sync::Mutex::new(vec![object("a", &json!(false))])));
     serving(&fake, &items);
@@ -62,7 +62,7 @@ async fn objects_that_come_change_and_go_are_in_force_at_once() {
     until(&mut config, |config| config.signers().len() == 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_in_force_stays_while_nothing_can_be_read() {
     let (fake, items, metrics) =
         (Fake::new(), Arc::new(std::sync::Mutex::new(vec![object("a", &json!(false))])), Metrics::new());
@@ -82,7 +82,7 @@ async fn what_was_in_force_stays_while_nothing_can_be_read() {
     assert!(!metrics.text().unwrap().contains("watch_restarts_total{cause=\"error\"} 0"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
     let items = Arc::new(std::sync::Mutex::new(vec![json!({"metadata": {"name": 7}}), object("a", &json!(false))]));
     let (fake, metrics) = (Fake::new(), Metrics::new());

@@ -182,7 +182,7 @@ fn degraded(one: &Judged, authority: Option<&Authority>, now: OffsetDateTime) ->
     }
 }
 
-fn words(Mended { fault, at }: Mended) -> String {
+fn words(Mended { fault, at, is_certain: _ }: Mended) -> String {
     let at = rfc3339(at);
     match fault {
         Fault::Lost => format!(
@@ -226,7 +226,7 @@ fn reason(hold: &Hold) -> &'static str {
 
 fn kept(authority: &Authority) -> Option<AuthorityStatus> {
     let view = authority.view.as_deref()?;
-    let View { phase, number, parts, next, next_at, wish, asked: _, mended: _, drains } = view;
+    let View { phase, number, parts, next, next_at, brought: _, wish, asked: _, mended: _, drains } = view;
     let issuing = parts.iter().find(|part| part.role == Role::Issuing)?;
     Some(AuthorityStatus {
         usable_until: rfc3339(issuing.usable_until),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    authority::{Timing, View, Wish},
+    authority::{SelfManaged, Timing, View, Wish},
     cluster::fake::Fake,
     config::object::{InForce, judge},
     metrics::Metrics,
@@ -32,7 +32,7 @@ fn judged(object: Value, before: &InForce) -> Judged {
 
 fn sound() -> Authority {
     let issuer = issuer();
-    let view = View::of(issuer.generation(), &Wish::default(), Timing::at(Pace::real()));
+    let view = View::of(issuer.generation(), &SelfManaged, &Wish::default(), Timing::at(Pace::real()));
     Authority { issuer: Ok(Arc::new(issuer)), roots: None, view: Some(Arc::new(view)), trouble: None }
 }
 
@@ -163,7 +163,7 @@ async fn writer(fake: &Fake, one: Judged) -> StatusWriter {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_changes_is_written_once_and_what_does_not_never() {
     let (fake, object) = (Fake::new(), object(spec(false)));
     fake.put("/apis/podmint.dev/v1alpha1/podsigners/a", object.clone());

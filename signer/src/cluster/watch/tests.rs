@@ -25,22 +25,22 @@ fn page(version: &str, items: &[Value], next: &str) -> Instead {
 async fn watch(
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
-    watch_over("99", answer).await
+    watch_over(|_| page("99", &[], "more"), answer).await
 }
 
-/// Such a server whose etcd has come to `newest`.
+/// Such a server that says how far its etcd has come, by the number of the call.
 async fn watch_over(
-    newest: &'static str,
+    newest: impl Fn(usize) -> Instead + Send + 'static,
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
     let fake = Fake::new();
-    let (lists, streams) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (lists, streams, asked) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     fake.instead(move |method, path, _| {
         assert_eq!(method, Method::GET);
         match path {
             "/apis/certificates.k8s.io/v1" => Some(Instead::Json(200, json!({"resources": [{"name": REQUESTS}]}))),
             "/apis/certificates.k8s.io/v1beta1" => None,
-            path if path.ends_with("&limit=1") => Some(page(newest, &[], "more")),
+            path if path.ends_with("&limit=1") => Some(newest(asked.fetch_add(1, Ordering::SeqCst))),
             path if path.contains("watch=true") => Some(answer(true, streams.fetch_add(1, Ordering::SeqCst), path)),
             path => Some(answer(false, lists.fetch_add(1, Ordering::SeqCst), path)),
         }
@@ -82,7 +82,7 @@ async fn expect(news: &mut mpsc::Receiver<(usize, News)>, all: &[&str]) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pages_are_listed_then_events_are_followed() {
     let (mut news, _, fake) = watch(|stream, number, _| match (stream, number) {
         (false, 0) => page("5", &[request("a", 1)], "more"),
@@ -104,7 +104,42 @@ async fn pages_are_listed_then_events_are_followed() {
     );
 }
 
-#[tokio::test]
+/// As under a storm of errors: it comes to its end all the same, and what is seen later is not taken for what is gone.
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_breaks_off_goes_on_at_the_page_that_failed() {
+    let (mut news, _, fake) = watch(|stream, number, path| match (stream, number) {
+        (true, _) => Instead::Lines(Vec::new(), true),
+        (false, _) if number % 2 == 1 => Instead::Json(503, json!({"code": 503})),
+        (false, _) if path.ends_with("continue=") => page("5", &[request("a", 1)], "two"),
+        (false, _) if path.ends_with("continue=two") => page("5", &[request("b", 2)], "three"),
+        (false, _) => page("5", &[request("c", 3)], ""),
+    })
+    .await;
+    expect(&mut news, &["1 a", "1 b", "1 c", "listed 1"]).await;
+    let heard = fake.heard.lock().unwrap().clone();
+    assert_eq!(heard.iter().filter(|call| call.ends_with("limit=500&continue=")).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_cannot_go_on_begins_anew() {
+    // etcd has forgotten it, the page fails whatever the reason, or the version is not served any more.
+    for (code, reason, tries) in [(410, "Expired", 1), (500, "InternalError", 5), (404, "", 1)] {
+        let (mut news, _, fake) = watch(move |stream, number, path| match (stream, number) {
+            (true, _) => Instead::Lines(Vec::new(), true),
+            (false, 0) => page("5", &[request("a", 1)], "two"),
+            (false, _) if path.ends_with("continue=two") => {
+                Instead::Json(code, json!({"code": code, "reason": reason, "details": {}}))
+            }
+            (false, _) => page("7", &[request("b", 2)], ""),
+        })
+        .await;
+        expect(&mut news, &["1 a", "2 b", "listed 2"]).await;
+        let heard = fake.heard.lock().unwrap().clone();
+        assert_eq!(heard.iter().filter(|call| call.ends_with("continue=two")).count(), tries, "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_says_when_it_hears_again_and_not_that_it_still_does() {
     let (mut news, _, _) = watch(|stream, number, _| match (stream, number) {
         (false, _) => page("5", &[], ""),
@@ -119,7 +154,7 @@ async fn it_says_when_it_hears_again_and_not_that_it_still_does() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_expired_watch_lists_again_whichever_way_it_is_told() {
     let (mut news, metrics, _) = watch(|stream, number, _| match (stream, number) {
         (false, _) => page("5", &[], ""),
@@ -132,10 +167,11 @@ async fn an_expired_watch_lists_again_whichever_way_it_is_told() {
     assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"expired\"} 2"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_etcd_that_is_an_older_one_is_listed_at_once() {
     for (newest, round) in [("10", "listed 2"), ("11", "1 b"), ("12", "1 b"), ("9z", "1 b")] {
-        let (mut news, metrics, _) = watch_over(newest, |stream, number, _| match (stream, number) {
+        let newest_of = move |_| page(newest, &[], "more");
+        let (mut news, metrics, _) = watch_over(newest_of, |stream, number, _| match (stream, number) {
             (false, 0) => page("5", &[], ""),
             (false, _) => page("3", &[], ""),
             (true, 0) => Instead::Lines(vec![event("ADDED", &request("a", 11))], false),
@@ -148,7 +184,31 @@ async fn an_etcd_that_is_an_older_one_is_listed_at_once() {
     }
 }
 
-#[tokio::test]
+/// The API server is away and comes back with an older etcd: a watch would be silent, and so is not begun before it has been asked.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_watched_before_it_is_known_how_far_etcd_has_come() {
+    let newest = |number| match number {
+        0 | 1 => Instead::Json(503, json!({"code": 503})),
+        _ => page("10", &[], "more"),
+    };
+    let (mut news, _, fake) = watch_over(newest, |stream, number, _| match (stream, number) {
+        (false, 0) => page("5", &[], ""),
+        (false, _) => page("3", &[request("b", 3)], ""),
+        (true, 0) => Instead::Lines(vec![event("ADDED", &request("a", 11))], false),
+        (true, _) => Instead::Lines(Vec::new(), true),
+    })
+    .await;
+    expect(&mut news, &["listed 1", "1 a", "2 b", "listed 2"]).await;
+    let heard = fake.heard.lock().unwrap().clone();
+    let calls = heard.iter().filter(|call| call.contains(REQUESTS)).map(|call| match () {
+        () if call.contains("watch=true") => "watch",
+        () if call.ends_with("&limit=1") => "ask",
+        () => "list",
+    });
+    assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_malformed_object_is_skipped_and_counted_and_half_a_line_ends_a_stream() {
     let (mut news, metrics, _) = watch(|stream, number, _| match (stream, number) {
         (false, _) => page("5", &[json!("no object"), json!({"spec": 7}), request("a", 1)], ""),
@@ -166,7 +226,7 @@ async fn a_malformed_object_is_skipped_and_counted_and_half_a_line_ends_a_stream
     assert!(metrics.text().unwrap().contains("malformed_objects_total 5"), "{}", metrics.text().unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_for_other_signers_are_left_alone_even_if_the_server_shows_them() {
     let mut other = request("other", 1);
     other["spec"]["signerName"] = "example.org/other".into();
@@ -178,7 +238,7 @@ async fn requests_for_other_signers_are_left_alone_even_if_the_server_shows_them
     expect(&mut news, &["1 ours", "listed 1"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_version_that_is_gone_is_discovered_again() {
     let (mut news, _, fake) = watch(|stream, number, _| match (stream, number) {
         (false, 0) => Instead::Json(404, json!({"code": 404, "details": {}})),
@@ -190,7 +250,7 @@ async fn a_version_that_is_gone_is_discovered_again() {
     assert_eq!(fake.count("GET /apis/certificates.k8s.io/v1beta1"), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_is_too_long_is_asked_for_in_smaller_pieces() {
     let (mut news, _, fake) = watch(|stream, _, path| match stream {
         false if path.contains("limit=500") => {

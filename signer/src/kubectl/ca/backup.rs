@@ -50,7 +50,7 @@ pub async fn backup(config: kube::Config, installation: Installation, signer: &s
 }
 
 impl Desk {
-    async fn backup(&self) -> Result<Taken, CaError> {
+    pub(super) async fn backup(&self) -> Result<Taken, CaError> {
         let signer = self.signer()?;
         let bundle = self.bundle().await?.map(|bundle| bundle.text().to_owned());
         let [signing, root] = signer.authority.names();

@@ -261,3 +261,6 @@ fn data(secret: &Secret) -> SecretData {
 /// The signer looks every few seconds, and writes a status each second at most.
 const ANSWER: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests;

@@ -47,10 +47,12 @@ impl Desk {
     async fn order(&self, order: Order) -> Result<Outcome, CaError> {
         match order {
             Order::RotateRoot => {
+                self.is_ours()?;
                 self.may_begin(self.authority()?)?;
                 self.ask(&[(ROTATE, Some(self.now()?))]).await
             }
             Order::RotateIntermediate => {
+                self.is_ours()?;
                 let number = self.authority()?.number.to_string();
                 self.ask(&[(RENEW, Some(number))]).await
             }
@@ -61,6 +63,17 @@ impl Desk {
                 Ok(Outcome { text: if is_done { "rotations go on\n".to_owned() } else { text }, is_done })
             }
             Order::Withdraw { confirmed } => self.withdraw(confirmed).await,
+        }
+    }
+
+    /// Another CA in place of one that is brought comes from whoever brings it.
+    fn is_ours(&self) -> Result<(), CaError> {
+        match self.signer()?.authority.brought() {
+            None => Ok(()),
+            Some(from) => Err(CaError::Unfit(format!(
+                "the CA of {} is brought in {from}: write another one there, and the signer rotates to it by itself",
+                self.name()
+            ))),
         }
     }
 
@@ -83,14 +96,20 @@ impl Desk {
             return Err(CaError::Unfit("the status names no root".to_owned()));
         };
         let mut wishes = vec![(STOLEN, Some(root.fingerprint.clone()))];
-        // Else another root is on its way already.
-        if self.part("next root")?.is_none() {
+        let brought = self.signer()?.authority.brought();
+        // Else another root is on its way already, or comes by being brought.
+        if self.part("next root")?.is_none() && brought.is_none() {
             wishes.push((ROTATE, Some(self.now()?)));
         }
         let Outcome { mut text, is_done } = self.ask(&wishes).await?;
         let name = self.name();
         if authority.paused {
             text.push_str(&format!("It is paused: `kubectl podmint resume {name}`.\n"));
+        }
+        if let Some(from) = brought {
+            text.push_str(&format!(
+                "Write another CA, of another root, into {from}: it takes the place of the stolen one.\n"
+            ));
         }
         text.push_str(&format!(
             "Nothing more is signed under {}; running pods keep their certificates, new ones wait for the new root. When it signs \

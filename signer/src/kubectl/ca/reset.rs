@@ -22,7 +22,7 @@ pub async fn reset(
 }
 
 impl Desk {
-    async fn reset(&self, accepted: bool) -> Result<Outcome, CaError> {
+    pub(super) async fn reset(&self, accepted: bool) -> Result<Outcome, CaError> {
         let name = self.name();
         let lost = self.signing_root().await?;
         let [signing, root] = self.signer()?.authority.names();

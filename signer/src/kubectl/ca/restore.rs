@@ -50,7 +50,7 @@ struct Present {
 }
 
 impl Desk {
-    async fn restore(&self, backup: &Backup, sure: Sure) -> Result<Outcome, CaError> {
+    pub(super) async fn restore(&self, backup: &Backup, sure: Sure) -> Result<Outcome, CaError> {
         let signer = self.signer()?;
         if backup.signer_name != signer.signer_name.as_str() {
             return Err(CaError::Unfit(format!(
@@ -232,6 +232,13 @@ mod tests {
         Seen { signing: signing.ok_or_else(absent), root: Err(absent()), trusted: marked.into_iter().collect(), marked }
     }
 
+    /// A cluster that holds just this.
+    fn sound(keys: &Keys) -> Seen {
+        let same = Generation::load(&keys.generation.data().unwrap()).unwrap();
+        let root = Ok(Roots::load(&keys.roots.data()).unwrap());
+        Seen { root, ..seen(Some(same), Some(keys.generation.root_fingerprint())) }
+    }
+
     #[track_caller]
     fn refused(keys: &Keys, seen: &Seen, words: &str) {
         match judge(keys, seen, false) {
@@ -267,14 +274,17 @@ mod tests {
     #[test]
     fn what_is_there_already_is_left_alone() {
         let roots = roots();
-        let id = roots.held().current.fingerprint;
         let generation = below(&roots, Plan::new(3, 86_400), "");
-        let same = Generation::load(&generation.data().unwrap()).unwrap();
-        let held = Roots::load(&roots.data()).unwrap();
         let keys = Keys { generation, roots };
-        let now = Seen { root: Ok(held), ..seen(Some(same), Some(id)) };
-        assert!(matches!(judge(&keys, &now, false), Ok(Change::Nothing)));
-        let unmarked = Seen { marked: None, ..now };
-        assert!(matches!(judge(&keys, &unmarked, false), Ok(Change::Replace { .. })), "the mark is part of it");
+        assert!(matches!(judge(&keys, &sound(&keys), false), Ok(Change::Nothing)));
+        let other = below(&keys.roots, Plan::new(3, 86_400), "");
+        for (part, now) in [
+            ("mark", Seen { marked: None, ..sound(&keys) }),
+            ("bundle", Seen { trusted: Vec::new(), ..sound(&keys) }),
+            ("root", Seen { root: Err(String::new()), ..sound(&keys) }),
+            ("issuing CA", Seen { signing: Ok(other), ..sound(&keys) }),
+        ] {
+            assert!(matches!(judge(&keys, &now, false), Ok(Change::Replace { .. })), "the {part} is part of it");
+        }
     }
 }

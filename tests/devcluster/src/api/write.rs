@@ -79,7 +79,9 @@ impl Write<'_> {
             let error = FieldError::required("metadata.name", "name or generateName is required");
             return Err(self.invalid("", &[error]));
         }
-        let name = if name.is_empty() { format!("{prefix}{}", name_suffix()) } else { name };
+        let is_taken =
+            |name: &str| self.store.get(self.kind(), &(self.call.namespace.clone(), name.to_owned())).is_some();
+        let name = if name.is_empty() { generated(&prefix, name_suffix, is_taken) } else { name };
         self.stamp(&mut fields, &name);
         admit::create(self, &name, &mut fields)?;
         if self.dry_run() {
@@ -376,6 +378,12 @@ fn pod_grace(pod: &Object, asked: Option<i64>) -> i64 {
     asked.or(own).unwrap_or(30).max(0)
 }
 
+/// A name that is free, within eight tries (`RetryGenerateName`).
+fn generated(prefix: &str, suffix: impl Fn() -> String, is_taken: impl Fn(&str) -> bool) -> String {
+    let name = || format!("{prefix}{}", suffix());
+    (1..8).map(|_| name()).find(|name| !is_taken(name)).unwrap_or_else(name)
+}
+
 /// RFC 7386. Lists are replaced: the one way in which a strategic patch of our clients would differ is avoided by them.
 pub(crate) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
@@ -391,6 +399,26 @@ pub(crate) fn merge(target: &mut Value, patch: &Value) {
             fields.remove(key);
         } else {
             merge(fields.entry(key.clone()).or_insert(Value::Null), change);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_generated_name_is_free_if_one_of_eight_is() {
+        for (free, is_found) in [(1, true), (8, true), (9, false)] {
+            let tries = Cell::new(0);
+            let suffix = || {
+                tries.set(tries.get() + 1);
+                tries.get().to_string()
+            };
+            let name = generated("req-", suffix, |name| name != format!("req-{free}"));
+            assert_eq!((name == format!("req-{free}"), tries.get()), (is_found, free.min(8)));
         }
     }
 }

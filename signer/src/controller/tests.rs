@@ -1,0 +1,44 @@
+use super::*;
+use crate::pipeline::{
+    Hold,
+    honest::{object, request},
+};
+
+/// As on a standby that has not walked it, and has not heard yet that it is answered.
+#[tokio::test(start_paused = true)]
+async fn who_was_seen_first_has_the_key_although_nobody_has_looked_at_him() {
+    let scene = walk::tests::scene().await;
+    let (_news, heard) = mpsc::channel(1);
+    let standing = watch::Sender::new(Standing::behind());
+    let parts = Arc::clone(&scene.parts);
+    let mut controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+    let mut first = request();
+    first["metadata"]["name"] = "first".into();
+    first["metadata"]["uid"] = "another-request".into();
+    first["metadata"]["resourceVersion"] = "4710".into();
+    first["spec"]["podUID"] = "another-pod".into();
+    controller.hear(0, News::Seen(1, Version::V1, Box::new(object(first))));
+    assert_eq!(scene.hold().await, Hold::KeyOnAnotherPod);
+    controller.hear(0, News::Gone(RequestUid::parse("another-request").unwrap()));
+    assert!(matches!(scene.walk().await, Ended::Answered), "it is the only one now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
+    let unrenewed = Standing::First { until: Some(Instant::now()) };
+    for (standing, is_told) in [(unrenewed, true), (Standing::behind(), false)] {
+        let scene = walk::tests::scene().await;
+        let ((news, heard), standing) = (mpsc::channel(2), watch::Sender::new(standing));
+        let parts = Arc::clone(&scene.parts);
+        let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(controller.run(stop.clone()));
+        scene.put_on_hold();
+        news.send((0, News::Seen(1, Version::V1, Box::new(object(request()))))).await.unwrap();
+        news.send((0, News::Listed(1))).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(scene.left_notices() > 0, is_told);
+    }
+}
