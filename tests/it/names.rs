@@ -1,6 +1,7 @@
 //! DNS names come from Services that select the pod, where a profile asks for them, and from nothing else.
 
 use podmint_tests::leaf;
+use podmint_tests::server::Settings;
 use podmint_tests::signer::Signer;
 use podmint_tests::stage::{Pod, Request, Said};
 use podmint_tests::until::until;
@@ -263,6 +264,31 @@ fn ports() -> Value {
 
 fn selecting(selector: Value) -> Value {
     json!({"selector": selector, "ports": ports()})
+}
+
+/// etcd is an older one, as a backup brings it back. A watch from where it was would be silent for long; what changes shows all the same.
+#[test]
+fn what_changes_in_an_older_etcd_shows_in_the_next_certificate() {
+    podmint_tests::run(async {
+        let bed = Bed::own(Settings::of("1.37.2")).await;
+        let server = bed.server().unwrap();
+        let stage = Stage::open(&bed, "older").await;
+        let signer = with_names(&stage).await;
+        let pod = stage.any_pod().await;
+        server.snapshot().await;
+        stage.service("later", selecting(json!({"app": "web"}))).await;
+        // etcd comes further than it will again while this story lasts.
+        for change in 0..500 {
+            let labels = json!({"metadata": {"labels": {"change": change.to_string()}}});
+            call::patch(&stage.admin, &stage.core("services/later"), &labels).await.unwrap();
+        }
+        shows(&stage, &pod, &["later"]).await;
+        server.restore().await;
+        shows(&stage, &pod, &[]).await;
+        stage.service("front", selecting(json!({"app": "web"}))).await;
+        shows(&stage, &pod, &["front"]).await;
+        signer.stop().await;
+    });
 }
 
 async fn with_names(stage: &Stage) -> Signer {

@@ -69,7 +69,9 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 4000);
         for line in text.lines() {
-            let [story, "12345", "0"] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("a torn line: {line:?}") };
+            let [story, "12345", "0"] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("a torn line: {line:?}")
+            };
             assert!(story.starts_with("story-") && story.len() == 7, "a torn line: {line:?}");
         }
     }

@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     calls::{CallError, Calls, Status},
     lines::{Line, Lines},
-    watch::{Event, encode},
+    watch::{Event, ROLLED_BACK, encode, is_older},
 };
 use crate::{
     chain::Chain,
@@ -150,9 +150,14 @@ impl ServiceWatch {
     async fn follow(&self, mut from: String) -> &'static str {
         let begun = Instant::now();
         let mut attempt = 0_u32;
+        let mut obstacle = None;
         while begun.elapsed() < RELIST {
             let known = from.clone();
-            match self.stream(&mut from).await {
+            let end = match obstacle {
+                Some(end) => end,
+                None => self.stream(&mut from).await,
+            };
+            match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return cause,
                 End::Failed(cause, error) => {
@@ -163,6 +168,11 @@ impl ServiceWatch {
                     sleep(wait).await;
                 }
             }
+            obstacle = match is_older(&self.calls, &format!("{SERVICES}?"), &from).await {
+                Ok(false) => None,
+                Ok(true) => Some(End::Lost(ROLLED_BACK)),
+                Err(error) => Some(End::Failed("error", Chain(&error).to_string())),
+            };
         }
         "ended"
     }
@@ -297,9 +307,12 @@ const MOST_PAIRS: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde_json::json;
 
     use super::*;
+    use crate::cluster::fake::{Fake, Instead};
 
     fn service(spec: serde_json::Value) -> Option<Service> {
         let object = json!({"metadata": {"namespace": "shop", "name": "cart", "resourceVersion": "7"}, "spec": spec});
@@ -337,5 +350,56 @@ mod tests {
         assert_eq!(seen.selecting(&namespace, &labels()), None);
         seen.change(|_heard| ());
         assert_eq!(seen.selecting(&namespace, &labels()).unwrap().len(), 1);
+    }
+
+    /// The API server is away and comes back with an older etcd: a watch would be silent, so that names of Services would be missing until
+    /// the next listing. It is not begun before etcd has been asked how far it has come.
+    #[tokio::test(start_paused = true)]
+    async fn an_etcd_that_is_an_older_one_is_listed_at_once() {
+        let object = |name: &str, version: &str| {
+            json!({"metadata": {"namespace": "shop", "name": name, "resourceVersion": version},
+                "spec": {"selector": {"app": "cart"}}})
+        };
+        let page = |version: &str, items: &[serde_json::Value]| {
+            Instead::Json(200, json!({"metadata": {"resourceVersion": version}, "items": items}))
+        };
+        let (asked, watched) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let fake = Fake::new();
+        fake.instead(move |_, path, _| {
+            let added = json!({"type": "ADDED", "object": object("new", "11")}).to_string();
+            Some(match path {
+                path if path.ends_with("&limit=1") => match asked.fetch_add(1, Ordering::SeqCst) {
+                    0 | 1 => Instead::Json(503, json!({"code": 503})),
+                    _ => page("10", &[]),
+                },
+                path if !path.contains("watch=true") && watched.load(Ordering::SeqCst) == 0 => page("5", &[]),
+                path if !path.contains("watch=true") => page("3", &[object("old", "3")]),
+                _ => Instead::Lines(vec![added], watched.fetch_add(1, Ordering::SeqCst) > 0),
+            })
+        });
+        let seen = SeenServices::new();
+        seen.want();
+        let (metrics, pace) = (Metrics::new(), Pace::compressed(1000));
+        let watch =
+            ServiceWatch { calls: fake.calls(), seen: seen.clone(), metrics: metrics.clone(), pace, token: None };
+        let watching = tokio::spawn(watch.run());
+        let namespace = Namespace::parse("shop").unwrap();
+        let old = [ServiceName::parse("old").unwrap()];
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while seen.selecting(&namespace, &labels()).as_deref() != Some(&old) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+        watching.abort();
+        let calls = fake.heard.lock().unwrap().clone();
+        let calls = calls.iter().map(|call| match () {
+            () if call.contains("watch=true") => "watch",
+            () if call.ends_with("&limit=1") => "ask",
+            () => "list",
+        });
+        assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
+        assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"rolled_back\"} 1"));
     }
 }

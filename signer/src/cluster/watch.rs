@@ -229,18 +229,12 @@ impl Watch {
         Ok("ended")
     }
 
-    /// What stands against watching from here on: that etcd is an older one, or that it cannot be asked whether it is. A watch of one that
-    /// has not come as far as we have would be silent until it has, and what is asked for meanwhile would never be seen. A list of one
-    /// tells, for it is as new as etcd; resourceVersions of one kind are ordered (KEP-5504).
+    /// What stands against watching from here on.
     async fn obstacle(&self, version: Version, from: &str) -> Option<End> {
-        let path = format!("{}?{}&limit=1", path(version), self.selector());
-        let head = match self.calls.get::<Head>(&path).await {
-            Ok(head) => head,
-            Err(error) => return Some(End::Failed(WatchError::List(error))),
-        };
-        match (head.metadata.resource_version.parse::<u64>(), from.parse::<u64>()) {
-            (Ok(now), Ok(from)) if now < from => Some(End::Lost("rolled_back")),
-            (Ok(_) | Err(_), _) => None,
+        match is_older(&self.calls, &format!("{}?{}", path(version), self.selector()), from).await {
+            Ok(false) => None,
+            Ok(true) => Some(End::Lost(ROLLED_BACK)),
+            Err(error) => Some(End::Failed(WatchError::List(error))),
         }
     }
 
@@ -369,6 +363,18 @@ impl Watch {
         format!("fieldSelector={}", encode(&format!("spec.signerName={}", self.signer)))
     }
 }
+
+/// Whether etcd has not come as far as what was seen of it, so that it is an older one. A watch of such a one would be silent until it
+/// has, and what happens meanwhile would never be seen: nobody watches before this is known. A list of one tells, for it is as new as
+/// etcd; resourceVersions of one kind are ordered (KEP-5504). `list` is a path with its query.
+pub(super) async fn is_older(calls: &Calls, list: &str, seen: &str) -> Result<bool, CallError> {
+    let head: Head = calls.get(&format!("{list}&limit=1")).await?;
+    let places = head.metadata.resource_version.parse::<u64>().ok().zip(seen.parse().ok());
+    Ok(places.is_some_and(|(now, seen)| now < seen))
+}
+
+/// The cause for which it is listed again then.
+pub(super) const ROLLED_BACK: &str = "rolled_back";
 
 /// The path of all requests of the cluster.
 fn path(version: Version) -> String {
