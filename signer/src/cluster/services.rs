@@ -374,7 +374,10 @@ mod tests {
                 },
                 path if !path.contains("watch=true") && watched.load(Ordering::SeqCst) == 0 => page("5", &[]),
                 path if !path.contains("watch=true") => page("3", &[object("old", "3")]),
-                _ => Instead::Lines(vec![added], watched.fetch_add(1, Ordering::SeqCst) > 0),
+                _ => match watched.fetch_add(1, Ordering::SeqCst) {
+                    0 => Instead::Lines(vec![added], false),
+                    _ => Instead::Lines(Vec::new(), true),
+                },
             })
         });
         let seen = SeenServices::new();
