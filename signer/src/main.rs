@@ -27,6 +27,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// That of the image's libc is slow. This one takes as little memory, and hardly more than one thread asks for it.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     match command() {
         Ok(()) => ExitCode::SUCCESS,
