@@ -9,7 +9,7 @@ mod rate;
 pub(crate) mod walk;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -32,7 +32,7 @@ use self::{
 use crate::{
     authority::Origin,
     cluster::{
-        lease::{Right, Standing},
+        lease::{Right, SILENCE, Standing},
         versions::Version,
         watch::News,
         wire::{RequestObject, State, Target},
@@ -74,6 +74,8 @@ struct Progress {
     others: Option<Instant>,
     /// Since when we would see it.
     open: Option<Instant>,
+    /// The signers of which we hear nothing.
+    deaf: BTreeSet<usize>,
     /// The longest that a request waited which he answered lately, and when that was.
     slowest: Option<(Duration, Instant)>,
 }
@@ -90,6 +92,9 @@ impl Progress {
 
     /// The last sign of life of the one who has been first since then; none while we would not see any.
     fn last_sign(&self, since: Instant) -> Option<Instant> {
+        if !self.deaf.is_empty() {
+            return None;
+        }
         Some(self.open?.max(since).max(self.others.unwrap_or(since)))
     }
 }
@@ -216,6 +221,7 @@ impl Controller {
         let roster = self.parts.roster.clone();
         self.untraced.retain(|(signer, ..)| roster.knows(*signer));
         self.listed.retain(|signer, _| roster.knows(*signer));
+        self.progress.deaf.retain(|signer| roster.knows(*signer));
         for item in self.queue.sweep(u64::MAX, |item| !roster.knows(item.signer)) {
             self.stored = self.stored.saturating_sub(item.weight());
         }
@@ -243,7 +249,11 @@ impl Controller {
                 self.listed.insert(signer, round);
                 self.queue.wake(Awaits::Listing);
             }
-            News::Open => self.progress.open = Some(Instant::now()),
+            News::Open => {
+                self.progress.deaf.remove(&signer);
+                self.progress.open = Some(Instant::now());
+            }
+            News::Deaf => drop(self.progress.deaf.insert(signer)),
         }
     }
 
@@ -292,9 +302,14 @@ impl Controller {
         }
     }
 
-    /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment.
+    /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment. Unless we are not
+    /// first: then it waits to be, most often, and somebody else is not as silent as it seemed.
     fn answered(&mut self, uid: &RequestUid) {
         if self.flying.values().any(|flying| flying == uid) {
+            if !self.standing.borrow().is_first() {
+                self.progress.others = Some(Instant::now());
+                self.parts.desk.beaten();
+            }
             return;
         }
         if let Some(item) = self.drop_from_queue(uid) {
@@ -470,8 +485,6 @@ async fn sleep_until(due: Option<Instant>) {
 const TICK: Duration = Duration::from_secs(1);
 /// A process that is told to stop has five seconds in all.
 const DRAIN: Duration = Duration::from_millis(3500);
-/// After this long without an answer, the one who should answer counts as gone.
-const SILENCE: Duration = Duration::from_secs(1);
 /// One who answers others and not this has met something that we may not meet.
 const STUCK: Duration = Duration::from_secs(30);
 /// How often a standby looks whether somebody should be stood in for.

@@ -5,7 +5,10 @@
 //! learns of it when he comes back: by his own watch, for a Lease that he has not renewed for a while counts for nothing until he has
 //! looked again. All of that costs calls only when something is wrong.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -72,6 +75,7 @@ pub(crate) struct Desk {
     standing: watch::Receiver<Standing>,
     asks: mpsc::Sender<(Right, oneshot::Sender<bool>)>,
     doubts: Arc<Notify>,
+    answered: Arc<Mutex<Option<Instant>>>,
     pace: Pace,
 }
 
@@ -88,8 +92,9 @@ impl Desk {
         matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true) | Err(_)) | Err(_))
     }
 
-    /// Somebody else has answered although we are first: the Lease is looked at.
+    /// Somebody else has answered. He is not silent; and if we are first, the Lease is looked at.
     pub(crate) fn beaten(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.doubt(NEW);
     }
 
@@ -119,6 +124,8 @@ pub(crate) struct Turn {
     pub(crate) stop: CancellationToken,
     asks: mpsc::Receiver<(Right, oneshot::Sender<bool>)>,
     doubts: Arc<Notify>,
+    /// When somebody else was last seen to answer.
+    answered: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What we saw of another holder, and when it last changed. Its own times are not compared with ours.
@@ -148,10 +155,11 @@ impl Turn {
         standing: watch::Sender<Standing>,
         stop: CancellationToken,
     ) -> (Self, Desk) {
-        let ((ask, asks), doubts) = (mpsc::channel(ASKS), Arc::new(Notify::new()));
-        let desk = Desk { standing: standing.subscribe(), asks: ask, doubts: Arc::clone(&doubts), pace };
+        let ((ask, asks), doubts, answered) = (mpsc::channel(ASKS), Arc::new(Notify::new()), Arc::default());
+        let (now, doubted, seen) = (standing.subscribe(), Arc::clone(&doubts), Arc::clone(&answered));
+        let desk = Desk { standing: now, asks: ask, doubts: doubted, answered: seen, pace };
         let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
-        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts }, desk)
+        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts, answered }, desk)
     }
 
     pub(crate) async fn run(mut self) {
@@ -188,13 +196,18 @@ impl Turn {
             return true;
         }
         let takes = match right {
-            // Only from the one whose silence was noticed.
-            Right::StandIn(since) if standing.since() == since => true,
+            // Only from the one whose silence was noticed, and who has not been heard since: the walk may have waited for long.
+            Right::StandIn(since) if standing.since() == since && self.is_silent() => true,
             // We were, and are not sure that we still are.
             Right::First if standing.was_first() => false,
             Right::First | Right::StandIn(_) | Right::PassedOver => return false,
         };
         self.renew(seen, takes).await.is_none_or(|found| found == Found::Ours)
+    }
+
+    fn is_silent(&self) -> bool {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.is_none_or(|at| at.elapsed() >= self.pace.of(SILENCE))
     }
 
     /// Looks, and says what it found, if it could.
@@ -319,6 +332,9 @@ fn found(written: Result<Lease, CallError>) -> Result<Found, CallError> {
         Err(error) => Err(error),
     }
 }
+
+/// After this long without an answer, the one who should answer counts as gone.
+pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
 const NAME: &str = "podmint-signer";
 const LASTS: Duration = Duration::from_secs(15);

@@ -35,6 +35,8 @@ pub(crate) enum News {
     Listed(u64),
     /// From now on what happens is heard at once. Until now it was not.
     Open,
+    /// From now on, until it is open again, nothing is heard.
+    Deaf,
 }
 
 /// One watch, of one signer name.
@@ -207,6 +209,9 @@ impl Watch {
                 None => self.stream(round, version, &mut from, is_anew).await,
             };
             is_anew = !matches!(end, End::Over);
+            if is_anew {
+                self.tell(News::Deaf).await?;
+            }
             match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return Ok(cause),

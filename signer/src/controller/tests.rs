@@ -42,3 +42,25 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
         assert_eq!(scene.left_notices() > 0, is_told);
     }
 }
+
+/// What was answered while we heard nothing looks as if the first were silent; he is not passed by for that.
+#[tokio::test(start_paused = true)]
+async fn who_hears_nothing_calls_nobody_silent() {
+    let scene = walk::tests::scene().await;
+    let (_news, heard) = mpsc::channel(1);
+    let standing = watch::Sender::new(Standing::behind());
+    let parts = Arc::clone(&scene.parts);
+    let mut controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+    let right = |controller: &Controller| controller.patience(Instant::now()).1;
+    let stands_in = |right| matches!(right, Right::StandIn(_));
+    controller.hear(0, News::Open);
+    tokio::time::advance(SILENCE).await;
+    assert!(stands_in(right(&controller)));
+    controller.hear(0, News::Deaf);
+    tokio::time::advance(SILENCE * 9).await;
+    assert_eq!(right(&controller), Right::PassedOver);
+    controller.hear(0, News::Open);
+    assert_eq!(right(&controller), Right::PassedOver, "who has only just answered is heard in a moment");
+    tokio::time::advance(SILENCE).await;
+    assert!(stands_in(right(&controller)));
+}

@@ -58,14 +58,14 @@ async fn watch_over(
 
 async fn next(news: &mut mpsc::Receiver<(usize, News)>) -> String {
     loop {
-        let told = next_or_open(news).await;
-        if told != "open" {
+        let told = next_of_all(news).await;
+        if !["open", "deaf"].contains(&&*told) {
             return told;
         }
     }
 }
 
-async fn next_or_open(news: &mut mpsc::Receiver<(usize, News)>) -> String {
+async fn next_of_all(news: &mut mpsc::Receiver<(usize, News)>) -> String {
     let (number, told) = tokio::time::timeout(Duration::from_secs(5), news.recv()).await.unwrap().unwrap();
     assert_eq!(number, 3);
     match told {
@@ -73,6 +73,7 @@ async fn next_or_open(news: &mut mpsc::Receiver<(usize, News)>) -> String {
         News::Gone(uid) => format!("gone {uid}"),
         News::Listed(round) => format!("listed {round}"),
         News::Open => "open".to_owned(),
+        News::Deaf => "deaf".to_owned(),
     }
 }
 
@@ -140,7 +141,7 @@ async fn a_listing_that_cannot_go_on_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_says_when_it_hears_again_and_not_that_it_still_does() {
+async fn it_says_when_it_does_not_hear_and_when_again_and_not_that_it_still_does() {
     let (mut news, _, _) = watch(|stream, number, _| match (stream, number) {
         (false, _) => page("5", &[], ""),
         // Over, as every one in the end; and then cut off.
@@ -149,8 +150,8 @@ async fn it_says_when_it_hears_again_and_not_that_it_still_does() {
         (true, _) => Instead::Lines(vec![event("ADDED", &request("b", 9))], true),
     })
     .await;
-    for expected in ["listed 1", "open", "1 a", "open", "1 b"] {
-        assert_eq!(next_or_open(&mut news).await, expected);
+    for expected in ["listed 1", "open", "1 a", "deaf", "open", "1 b"] {
+        assert_eq!(next_of_all(&mut news).await, expected);
     }
 }
 
