@@ -186,8 +186,8 @@ impl Desk {
         let Some(version) = self.served.bundles else {
             return Err(CaError::Unfit("the API server serves no clustertrustbundles".to_owned()));
         };
-        let read = bundle::read(&self.calls, version, self.signer()?).await;
-        Ok(read.map_err(|error| failed("list clustertrustbundles", &error))?.ours)
+        let read = bundle::ours(&self.calls, version, self.signer()?).await;
+        read.map_err(|error| failed("get clustertrustbundles", &error))
     }
 
     fn secrets(&self) -> Secrets {
