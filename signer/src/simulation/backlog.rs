@@ -9,7 +9,9 @@ use super::{
     world::{Dice, Trouble, World, lock},
 };
 
-const BURST: usize = 400;
+/// So many that what replicas have in flight at the moment of the blow, some twenty, is less than one in twenty: that much may be lost at
+/// once, and what goes on being lost is seen.
+const BURST: usize = 600;
 
 /// What befalls the first replica in the middle of the burst.
 #[derive(Clone, Copy, Debug)]
