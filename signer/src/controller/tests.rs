@@ -4,14 +4,17 @@ use crate::pipeline::{
     honest::{object, request},
 };
 
+/// One that is told its news by hand.
+fn standby(scene: &walk::tests::Scene) -> Controller {
+    let ((_, news), (_, standing)) = (mpsc::channel(1), watch::channel(Standing::behind()));
+    Controller::new(Arc::clone(&scene.parts), Health::new(), news, standing, Arc::default())
+}
+
 /// As on a standby that has not walked it, and has not heard yet that it is answered.
 #[tokio::test(start_paused = true)]
 async fn who_was_seen_first_has_the_key_although_nobody_has_looked_at_him() {
     let scene = walk::tests::scene().await;
-    let (_news, heard) = mpsc::channel(1);
-    let standing = watch::Sender::new(Standing::behind());
-    let parts = Arc::clone(&scene.parts);
-    let mut controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+    let mut controller = standby(&scene);
     let mut first = request();
     first["metadata"]["name"] = "first".into();
     first["metadata"]["uid"] = "another-request".into();
@@ -47,10 +50,7 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
 #[tokio::test(start_paused = true)]
 async fn who_hears_nothing_calls_nobody_silent() {
     let scene = walk::tests::scene().await;
-    let (_news, heard) = mpsc::channel(1);
-    let standing = watch::Sender::new(Standing::behind());
-    let parts = Arc::clone(&scene.parts);
-    let mut controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+    let mut controller = standby(&scene);
     let right = |controller: &Controller| controller.patience(Instant::now()).1;
     let stands_in = |right| matches!(right, Right::StandIn(_));
     controller.hear(0, News::Open);
