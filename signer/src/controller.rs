@@ -70,32 +70,31 @@ pub(crate) struct Controller {
 /// What a replica that is not first knows of the one that is.
 #[derive(Debug, Default)]
 struct Progress {
-    /// When somebody else was last seen to answer.
-    others: Option<Instant>,
-    /// Since when we would see it.
+    /// Since when we would see him answer.
     open: Option<Instant>,
     /// The signers of which we hear nothing.
     deaf: BTreeSet<usize>,
     /// The longest that a request waited which he answered lately, and when that was.
     slowest: Option<(Duration, Instant)>,
+    /// The one request that we answer to find out whether he is gone, and since when.
+    trial: Option<(RequestUid, Instant)>,
 }
 
 impl Progress {
     /// Somebody else answered what we have known for so long.
     fn note(&mut self, known: Duration, now: Instant) {
-        self.others = Some(now);
         let lately = self.slowest.filter(|(_, at)| now.saturating_duration_since(*at) < STUCK);
         if lately.is_none_or(|(slowest, _)| slowest <= known) {
             self.slowest = Some((known, now));
         }
     }
 
-    /// The last sign of life of the one who has been first since then; none while we would not see any.
-    fn last_sign(&self, since: Instant) -> Option<Instant> {
+    /// The last sign of life of the one who has been first since then, where others answered last then; none while we would see no sign.
+    fn last_sign(&self, since: Instant, answered: Option<Instant>) -> Option<Instant> {
         if !self.deaf.is_empty() {
             return None;
         }
-        Some(self.open?.max(since).max(self.others.unwrap_or(since)))
+        Some(self.open?.max(since).max(answered.unwrap_or(since)))
     }
 }
 
@@ -171,7 +170,11 @@ impl Controller {
     fn dispatch(&mut self) {
         let now = Instant::now();
         let mut room = self.limit.room(self.walks.len(), now);
-        let (age, right) = self.patience(now);
+        let is_silent = self.is_silent(now);
+        if is_silent {
+            room = room.min(usize::from(self.progress.trial.is_none()));
+        }
+        let (age, right) = self.patience(is_silent);
         while room > 0
             && let Some(uid) = self.queue.take(age, now)
         {
@@ -182,27 +185,46 @@ impl Controller {
                 self.queue.settle(&uid, Next::Wait { until, awaits: Awaits::Listing });
                 continue;
             }
+            if is_silent {
+                self.progress.trial = Some((uid.clone(), now));
+            }
             let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(right, now)));
             self.flying.insert(handle.id(), uid);
             room = room.saturating_sub(1);
         }
     }
 
-    /// How long a request must have been pending before we walk it, and by what right: at once when we are first; after a second when
-    /// the first shows no sign of life; and when he has passed it over. Under a long backlog a request is not passed over because it
-    /// has waited for half a minute, but only when it has waited for much longer than those that are answered.
-    fn patience(&self, now: Instant) -> (Duration, Right) {
+    /// Whether we are not first, and who is shows no sign of life.
+    fn is_silent(&self, now: Instant) -> bool {
         let standing = *self.standing.borrow();
-        if standing.is_first() {
+        let sign = self.progress.last_sign(standing.since(), self.parts.desk.last_answer());
+        let is_long_ago = |sign| now.saturating_duration_since(sign) >= self.parts.pace.of(SILENCE);
+        !standing.is_first() && sign.is_some_and(is_long_ago)
+    }
+
+    /// How long a request must have been pending before we walk it, and by what right: at once when we are first; after a second when
+    /// the first is silent; and when he has passed it over. Under a long backlog a request is not passed over because it
+    /// has waited for half a minute, but only when it has waited for much longer than those that are answered.
+    fn patience(&self, is_silent: bool) -> (Duration, Right) {
+        let pace = self.parts.pace;
+        if self.standing.borrow().is_first() {
             return (Duration::ZERO, Right::First);
         }
-        let (pace, since) = (self.parts.pace, standing.since());
-        let sign = self.progress.last_sign(since);
-        if sign.is_some_and(|sign| now.saturating_duration_since(sign) >= pace.of(SILENCE)) {
-            return (pace.of(SILENCE), Right::StandIn(since));
+        if is_silent {
+            return (pace.of(SILENCE), Right::PassedOver);
         }
         let slowest = self.progress.slowest.map_or(Duration::ZERO, |(slowest, _)| slowest);
         (pace.of(STUCK).saturating_add(slowest.saturating_mul(2)), Right::PassedOver)
+    }
+
+    /// A walk has ended. If it was the one that shows whether the first is gone, he is, if it answered and nobody else did meanwhile: the API
+    /// server would have taken what he had on its way there before ours. One who is only slow is not stood in for.
+    fn judge_trial(&mut self, uid: &RequestUid, has_answered: bool) {
+        let Some((_, begun)) = self.progress.trial.take_if(|(tried, _)| tried == uid) else { return };
+        let standing = *self.standing.borrow();
+        if has_answered && !standing.is_first() && self.parts.desk.last_answer().is_none_or(|at| at < begun) {
+            self.parts.desk.stand_in(standing.since());
+        }
     }
 
     /// When something is to be done although nothing happens.
@@ -302,14 +324,9 @@ impl Controller {
         }
     }
 
-    /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment. Unless we are not
-    /// first: then it waits to be, most often, and somebody else is not as silent as it seemed.
+    /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment.
     fn answered(&mut self, uid: &RequestUid) {
         if self.flying.values().any(|flying| flying == uid) {
-            if !self.standing.borrow().is_first() {
-                self.progress.others = Some(Instant::now());
-                self.parts.desk.beaten();
-            }
             return;
         }
         if let Some(item) = self.drop_from_queue(uid) {
@@ -364,11 +381,13 @@ impl Controller {
         match joined {
             Ok((id, walked)) => {
                 if let Some(uid) = self.flying.remove(&id) {
+                    self.judge_trial(&uid, matches!(walked.ended, Ended::Answered));
                     self.settle(&uid, walked);
                 }
             }
             Err(error) => {
                 let Some(uid) = self.flying.remove(&error.id()) else { return };
+                self.judge_trial(&uid, false);
                 if error.is_panic() {
                     self.parts.metrics.panics.inc();
                     tracing::error!(request = uid.as_str(), "the walk of a request panicked; it is set aside");

@@ -1,8 +1,8 @@
 //! Says which replica answers first. Only tidiness rests on it: two replicas that both believe to be first lose races, nothing
 //! else, for an answer is final once it is written.
 //!
-//! Whoever stands in for a silent first takes the Lease before he writes, so that of two who would stand in one does, and the silent one
-//! learns of it when he comes back: by his own watch, for a Lease that he has not renewed for a while counts for nothing until he has
+//! Whoever finds that a silent first is gone takes the Lease before he goes on, so that of two who would stand in one does, and the silent
+//! one learns of it when he comes back: by his own watch, for a Lease that he has not renewed for a while counts for nothing until he has
 //! looked again. All of that costs calls only when something is wrong.
 
 use std::{
@@ -63,18 +63,25 @@ impl Standing {
 pub(crate) enum Right {
     /// We are first.
     First,
-    /// The one who has been first since then is silent. We must be first ourselves before we write.
-    StandIn(Instant),
-    /// The first answers others and not this one.
+    /// The first has passed it over, or is gone.
     PassedOver,
+}
+
+/// What the one is asked who looks after the Lease.
+enum Ask {
+    /// Whether we, who were first, still are.
+    Still(oneshot::Sender<bool>),
+    /// To take the place of the one who has been first since then.
+    StandIn(Instant),
 }
 
 /// Where walks and the controller ask.
 #[derive(Clone)]
 pub(crate) struct Desk {
     standing: watch::Receiver<Standing>,
-    asks: mpsc::Sender<(Right, oneshot::Sender<bool>)>,
+    asks: mpsc::Sender<Ask>,
     doubts: Arc<Notify>,
+    /// When somebody else was last seen to answer.
     answered: Arc<Mutex<Option<Instant>>>,
     pace: Pace,
 }
@@ -86,10 +93,22 @@ impl Desk {
             return true;
         }
         let (reply, told) = oneshot::channel();
-        if self.asks.send((right, reply)).await.is_err() {
+        if self.asks.send(Ask::Still(reply)).await.is_err() {
             return true;
         }
         matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true) | Err(_)) | Err(_))
+    }
+
+    /// The one who has been first since then is gone: we are first now, unless another is quicker, or he is heard after all.
+    pub(crate) fn stand_in(&self, since: Instant) {
+        if self.asks.try_send(Ask::StandIn(since)).is_err() {
+            tracing::debug!("too much is asked of who looks after the lease; the next answer asks again");
+        }
+    }
+
+    /// When somebody else was last seen to answer.
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody else has answered. He is not silent; and if we are first, the Lease is looked at.
@@ -122,9 +141,8 @@ pub(crate) struct Turn {
     pub(crate) pace: Pace,
     pub(crate) standing: watch::Sender<Standing>,
     pub(crate) stop: CancellationToken,
-    asks: mpsc::Receiver<(Right, oneshot::Sender<bool>)>,
+    asks: mpsc::Receiver<Ask>,
     doubts: Arc<Notify>,
-    /// When somebody else was last seen to answer.
     answered: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -168,10 +186,14 @@ impl Turn {
         loop {
             let pause = tokio::select! {
                 () = self.stop.cancelled() => break,
-                Some((right, reply)) = self.asks.recv() => {
-                    let may = self.allow(right, &mut seen).await;
-                    if reply.send(may).is_err() {
-                        tracing::debug!("a walk did not wait to be told whether it may answer");
+                Some(ask) = self.asks.recv() => {
+                    match ask {
+                        Ask::Still(reply) => {
+                            if reply.send(self.is_still_first(&mut seen).await).is_err() {
+                                tracing::debug!("a walk did not wait to be told whether it may answer");
+                            }
+                        }
+                        Ask::StandIn(since) => self.stand_in(since, &mut seen).await,
                     }
                     continue;
                 }
@@ -190,19 +212,19 @@ impl Turn {
         }
     }
 
-    async fn allow(&self, right: Right, seen: &mut Option<Seen>) -> bool {
+    /// Where it cannot be told, nobody is known to have followed.
+    async fn is_still_first(&self, seen: &mut Option<Seen>) -> bool {
         let standing = *self.standing.borrow();
-        if standing.is_first() {
-            return true;
+        standing.is_first()
+            || standing.was_first() && self.renew(seen, false).await.is_none_or(|found| found == Found::Ours)
+    }
+
+    async fn stand_in(&self, since: Instant, seen: &mut Option<Seen>) {
+        let standing = *self.standing.borrow();
+        // Only for the one whose silence was noticed, and who has not been heard since: this may have waited for long.
+        if !standing.was_first() && standing.since() == since && self.is_silent() {
+            self.renew(seen, true).await;
         }
-        let takes = match right {
-            // Only from the one whose silence was noticed, and who has not been heard since: the walk may have waited for long.
-            Right::StandIn(since) if standing.since() == since && self.is_silent() => true,
-            // We were, and are not sure that we still are.
-            Right::First if standing.was_first() => false,
-            Right::First | Right::StandIn(_) | Right::PassedOver => return false,
-        };
-        self.renew(seen, takes).await.is_none_or(|found| found == Found::Ours)
     }
 
     fn is_silent(&self) -> bool {
@@ -365,6 +387,10 @@ mod tests {
         turn.standing.borrow().since()
     }
 
+    fn is_first(turn: &Turn) -> bool {
+        turn.standing.borrow().is_first()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_is_first_until_it_gives_back_or_falls_silent() {
         let fake = Fake::new();
@@ -391,10 +417,29 @@ mod tests {
         three.renew(&mut third, false).await;
         let (silent_for_two, silent_for_three) = (since(&two), since(&three));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(two.allow(Right::StandIn(silent_for_two), &mut second).await);
-        assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "it is another one who is first now");
-        assert!(!three.allow(Right::StandIn(silent_for_three), &mut third).await, "and he was never silent");
-        assert!(three.allow(Right::StandIn(since(&three)), &mut third).await);
+        two.stand_in(silent_for_two, &mut second).await;
+        assert!(is_first(&two));
+        three.stand_in(silent_for_three, &mut third).await;
+        assert!(!is_first(&three), "it is another one who is first now");
+        three.stand_in(silent_for_three, &mut third).await;
+        assert!(!is_first(&three), "and he was never silent");
+        three.stand_in(since(&three), &mut third).await;
+        assert!(is_first(&three));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_stands_in_for_who_has_just_been_heard() {
+        let fake = Fake::new();
+        let ((one, _), (two, desk)) = (turn(&fake, "one"), turn(&fake, "two"));
+        let mut seen = None;
+        one.renew(&mut None, false).await;
+        two.renew(&mut seen, false).await;
+        desk.beaten();
+        two.stand_in(since(&two), &mut seen).await;
+        assert!(!is_first(&two));
+        tokio::time::sleep(two.pace.of(SILENCE)).await;
+        two.stand_in(since(&two), &mut seen).await;
+        assert!(is_first(&two));
     }
 
     #[tokio::test(start_paused = true)]
@@ -405,14 +450,15 @@ mod tests {
         one.renew(&mut first, false).await;
         two.renew(&mut second, false).await;
         tokio::time::sleep(one.pace.of(FRESH)).await;
-        assert!(!one.standing.borrow().is_first() && one.allow(Right::First, &mut first).await, "nobody took it");
-        assert!(two.allow(Right::StandIn(since(&two)), &mut second).await);
-        assert!(one.allow(Right::First, &mut first).await, "so soon after a look it takes no other");
+        assert!(!is_first(&one) && one.is_still_first(&mut first).await, "nobody took it");
+        two.stand_in(since(&two), &mut second).await;
+        assert!(is_first(&two));
+        assert!(one.is_still_first(&mut first).await, "so soon after a look it takes no other");
         fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
         assert_eq!(one.renew(&mut first, false).await, None);
         fake.instead(|_, _, _| None);
-        assert!(!one.allow(Right::First, &mut first).await, "somebody did");
-        assert!(!one.allow(Right::First, &mut first).await);
+        assert!(!one.is_still_first(&mut first).await, "somebody did");
+        assert!(!one.is_still_first(&mut first).await);
     }
 
     /// Or he would be silent since our last look, and so never for long.

@@ -51,16 +51,40 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
 async fn who_hears_nothing_calls_nobody_silent() {
     let scene = walk::tests::scene().await;
     let mut controller = standby(&scene);
-    let right = |controller: &Controller| controller.patience(Instant::now()).1;
-    let stands_in = |right| matches!(right, Right::StandIn(_));
+    let is_silent = |controller: &Controller| controller.is_silent(Instant::now());
     controller.hear(0, News::Open);
     tokio::time::advance(SILENCE).await;
-    assert!(stands_in(right(&controller)));
+    assert!(is_silent(&controller));
     controller.hear(0, News::Deaf);
     tokio::time::advance(SILENCE * 9).await;
-    assert_eq!(right(&controller), Right::PassedOver);
+    assert!(!is_silent(&controller));
     controller.hear(0, News::Open);
-    assert_eq!(right(&controller), Right::PassedOver, "who has only just answered is heard in a moment");
+    assert!(!is_silent(&controller), "who has only just answered is heard in a moment");
     tokio::time::advance(SILENCE).await;
-    assert!(stands_in(right(&controller)));
+    assert!(is_silent(&controller));
+}
+
+/// His answers that only take long come before the one that would show that he is gone.
+#[tokio::test(start_paused = true)]
+async fn who_is_heard_while_it_is_tried_whether_he_is_gone_is_not_stood_in_for() {
+    for (is_heard, has_answered) in [(false, true), (true, true), (false, false)] {
+        let scene = walk::tests::scene().await;
+        scene.stand_behind();
+        let (standing, silence) = (scene.turn.standing.subscribe(), scene.parts.pace.of(SILENCE));
+        let ((_, news), parts) = (mpsc::channel(1), Arc::clone(&scene.parts));
+        let mut controller = Controller::new(parts, Health::new(), news, standing.clone(), Arc::default());
+        let turn = tokio::spawn(scene.turn.run());
+        tokio::time::sleep(silence).await;
+        let uid = RequestUid::parse("the-oldest").unwrap();
+        controller.progress.trial = Some((uid.clone(), Instant::now()));
+        if is_heard {
+            controller.parts.desk.beaten();
+        }
+        tokio::time::sleep(silence).await;
+        controller.judge_trial(&uid, has_answered);
+        assert!(controller.progress.trial.is_none(), "the next is tried");
+        tokio::time::sleep(silence).await;
+        assert_eq!(standing.borrow().was_first(), has_answered && !is_heard);
+        turn.abort();
+    }
 }

@@ -267,7 +267,7 @@ mod tests {
             services in prop::collection::btree_set("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", 0..6),
             hostname in prop::option::of("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
             subdomain in prop::option::of("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
-            cluster in "[a-z0-9]{1,80}(\\.[a-z]{1,60}){0,3}",
+            cluster in "[a-z0-9]{1,80}(\\.[a-z]{1,56}){0,3}",
         ) {
             let services: Vec<ServiceName> = services.iter().map(|name| ServiceName::parse(name).unwrap()).collect();
             let verified = with(|seen| {

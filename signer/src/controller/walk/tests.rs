@@ -20,6 +20,7 @@ use crate::{
 };
 
 const REQUEST: &str = "/apis/certificates.k8s.io/v1/namespaces/shop/podcertificaterequests/req-x7k2p";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/podmint-system/leases/podmint-signer";
 const POD: &str = "/api/v1/namespaces/shop/pods/cart-0";
 
 pub(in crate::controller) struct Scene {
@@ -29,6 +30,7 @@ pub(in crate::controller) struct Scene {
     guard: watch::Sender<GuardState>,
     authority: watch::Sender<Authority>,
     notices: Writer,
+    pub(in crate::controller) turn: Turn,
 }
 
 /// A request that is issued, if nothing is changed.
@@ -70,7 +72,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     let guard = watch::Sender::new(GuardState::InForce);
     let (notices, writer) = Notices::new(calls.clone(), "one".to_owned(), metrics.clone(), pace);
     let standing = watch::Sender::new(Standing::First { until: None });
-    let (_turn, desk) = Turn::new(calls.clone(), "podmint-system", "one", pace, standing, CancellationToken::new());
+    let (turn, desk) = Turn::new(calls.clone(), "podmint-system", "one", pace, standing, CancellationToken::new());
     let parts = Arc::new(Parts {
         lookup: Lookup::new(calls.clone(), "podmint-system"),
         services: SeenServices::new(),
@@ -87,7 +89,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         live: Mutex::default(),
         holds: Mutex::default(),
     });
-    Scene { fake, parts, audit, guard, authority, notices: writer }
+    Scene { fake, parts, audit, guard, authority, notices: writer, turn }
 }
 
 impl Scene {
@@ -140,6 +142,13 @@ impl Scene {
     fn outcomes(&self) -> Vec<String> {
         let word = |record: &Value| record["outcome"].as_str().unwrap_or(record["event"].as_str().unwrap()).to_owned();
         self.audit.lock().unwrap().iter().map(word).collect()
+    }
+
+    /// Another replica holds the Lease, and we know it.
+    pub(in crate::controller) fn stand_behind(&self) {
+        let spec = json!({"holderIdentity": "two", "leaseTransitions": 1});
+        self.fake.put(LEASE, json!({"metadata": {"name": "podmint-signer", "resourceVersion": "1"}, "spec": spec}));
+        self.turn.standing.send_replace(Standing::behind());
     }
 
     /// The first PUT is answered so, whatever happens to it.
