@@ -97,6 +97,22 @@ pub async fn guard(bed: &Bed) {
     }
 }
 
+/// Applies the chart's FlowSchema, with concurrency of its own for the signer of `namespace`.
+pub async fn flow_schema(bed: &Bed, namespace: &str) {
+    let admin = bed.client(&Who::Admin).await;
+    let path = assets::root().join("deploy/helm/podmint/templates/flowschema.yaml");
+    let template = std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    // Its first and last line are for Helm; nothing else in it is, but for the namespace.
+    let lines = template.lines().filter(|line| !line.starts_with("{{"));
+    let text = lines.collect::<Vec<_>>().join("\n").replace("{{ .Release.Namespace }}", namespace);
+    let objects: Vec<Value> =
+        serde_saphyr::from_multiple(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    assert_eq!(objects.len(), 2, "a priority level, and the schema that leads to it");
+    for object in objects {
+        apply(&admin, &object).await;
+    }
+}
+
 /// Applies the shipped CRD, and waits until PodSigners are served.
 pub async fn crd(bed: &Bed) {
     let admin = bed.client(&Who::Admin).await;
@@ -197,6 +213,8 @@ pub fn path(object: &Value) -> String {
         Some("ClusterTrustBundle") => "clustertrustbundles",
         Some("ValidatingAdmissionPolicy") => "validatingadmissionpolicies",
         Some("ValidatingAdmissionPolicyBinding") => "validatingadmissionpolicybindings",
+        Some("PriorityLevelConfiguration") => "prioritylevelconfigurations",
+        Some("FlowSchema") => "flowschemas",
         other => panic!("no path for a {other:?}"),
     };
     let version = word(&object["apiVersion"]);

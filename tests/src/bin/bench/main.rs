@@ -35,7 +35,7 @@ use figures::Figures;
 use load::Load;
 use podmint_tests::server::Settings;
 use podmint_tests::stage::Stage;
-use podmint_tests::{Bed, Who, assets, call};
+use podmint_tests::{Bed, Who, assets, call, install};
 use program::{Program, Running};
 
 /// What to measure.
@@ -61,6 +61,9 @@ struct Arguments {
     /// Kubelets that watch their requests all the while.
     #[arg(long, default_value_t = 0)]
     watchers: usize,
+    /// With the chart's opt-in FlowSchema: concurrency of its own at the API server for whoever answers.
+    #[arg(long)]
+    flow_schema: bool,
     /// Which programs.
     #[arg(long, value_delimiter = ',', default_value = "null,ours,ours3,go,agnhost")]
     programs: Vec<Program>,
@@ -108,6 +111,9 @@ async fn bench(arguments: Arguments) {
     eprintln!("starting a control plane …");
     let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
     let stage = Stage::open(&bed, "bench").await;
+    if arguments.flow_schema {
+        install::flow_schema(&bed, &stage.namespace).await;
+    }
     eprintln!("{} pods …", arguments.pods);
     let load = Load::make(&stage, arguments.pods).await;
     // Another namespace, whose requests the same signer answers.
@@ -146,9 +152,10 @@ fn show(figures: &Figures, json: bool) {
 }
 
 fn headline(arguments: &Arguments) -> String {
-    let Arguments { rounds, burst, pods, watchers, .. } = arguments;
+    let Arguments { rounds, burst, pods, watchers, flow_schema, .. } = arguments;
+    let level = if *flow_schema { ", the chart's FlowSchema" } else { "" };
     format!(
-        "Kubernetes {}, {rounds} rounds: a burst of {burst} requests for {pods} pods, {watchers} kubelets watching",
+        "Kubernetes {}, {rounds} rounds: a burst of {burst} requests for {pods} pods, {watchers} kubelets watching{level}",
         assets::VERSIONS[0]
     )
 }
