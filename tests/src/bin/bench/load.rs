@@ -27,17 +27,23 @@ pub(crate) struct Waits {
     answered: Vec<Instant>,
 }
 
-/// A request that waits for somebody to start.
-pub(crate) struct First {
-    created: (String, Instant),
+/// Requests that were made, and may not be answered yet.
+pub(crate) struct Asked {
+    begun: Instant,
+    created: Vec<(String, Instant)>,
     seen: watch::Receiver<HashMap<String, Instant>>,
 }
 
-impl First {
-    /// How many milliseconds after `started` it was answered.
-    pub(crate) async fn answered_after(self, started: Instant) -> f64 {
-        let waits = Waits::until_answered(started, vec![self.created], self.seen).await;
-        waits.answered[0].duration_since(started).as_secs_f64() * 1e3
+impl Asked {
+    /// Waits until all are answered.
+    async fn answered(self) -> Waits {
+        let Self { begun, created, seen } = self;
+        Waits::until_answered(begun, created, seen).await
+    }
+
+    /// The same, of those that waited for somebody who was started then.
+    pub(crate) async fn answered_after(self, started: Instant) -> Waits {
+        Self { begun: started, ..self }.answered().await
     }
 }
 
@@ -63,17 +69,36 @@ impl Load {
         &self.stage.namespace
     }
 
-    /// Requests as fast as the API server takes them.
+    /// Requests as fast as the API server takes them, until all are answered.
     pub(crate) async fn burst(&self, count: usize) -> Waits {
+        self.pile(count).await.answered().await
+    }
+
+    /// Requests as fast as the API server takes them.
+    pub(crate) async fn pile(&self, count: usize) -> Asked {
         let (seen, requests) = (observe(&self.stage).await, self.requests("burst", count));
         let begun = Instant::now();
         let created = stream::iter(requests).map(async |(name, request)| (name, self.create(&request).await));
         let created = created.buffer_unordered(CALLS).collect().await;
-        Waits::until_answered(begun, created, seen).await
+        Asked { begun, created, seen }
     }
 
     /// Requests at twenty a second.
     pub(crate) async fn steady(&self, count: usize) -> Waits {
+        self.trickle(count).await.answered().await
+    }
+
+    /// Requests at twenty a second from this one's namespace, while another floods the signer from its own. The flood ends with the
+    /// last of them: one who answers in turn would not come to it as long as the flood is quicker than he is.
+    pub(crate) async fn steady_beside_a_flood(&self, count: usize, flooding: &Self) -> Waits {
+        let asked = tokio::select! {
+            asked = self.trickle(count) => asked,
+            () = flooding.flood() => unreachable!("it goes on until it is dropped"),
+        };
+        asked.answered().await
+    }
+
+    async fn trickle(&self, count: usize) -> Asked {
         let (seen, requests) = (observe(&self.stage).await, self.requests("steady", count));
         let begun = Instant::now();
         let mut tick = tokio::time::interval(Duration::from_millis(50));
@@ -82,15 +107,7 @@ impl Load {
             tick.tick().await;
             created.push((name, self.create(&request).await));
         }
-        Waits::until_answered(begun, created, seen).await
-    }
-
-    /// Requests at twenty a second from this one's namespace, while another floods the signer from its own.
-    pub(crate) async fn steady_beside_a_flood(&self, count: usize, flooding: &Self) -> Waits {
-        tokio::select! {
-            waits = self.steady(count) => waits,
-            () = flooding.flood() => unreachable!("it goes on until it is dropped"),
-        }
+        Asked { begun, created, seen }
     }
 
     /// Requests as fast as the API server takes them, without an end. Each pod keeps its key.
@@ -122,10 +139,11 @@ impl Load {
     }
 
     /// One request, made before anybody is there to answer it.
-    pub(crate) async fn first(&self) -> First {
+    pub(crate) async fn first(&self) -> Asked {
         let (seen, mut requests) = (observe(&self.stage).await, self.requests("first", 1));
         let (name, request) = requests.pop().expect("there is one");
-        First { created: (name, self.create(&request).await), seen }
+        let begun = Instant::now();
+        Asked { begun, created: vec![(name, self.create(&request).await)], seen }
     }
 
     /// Takes all requests away, so that the next who is measured finds what this one found.
@@ -161,8 +179,9 @@ impl Waits {
     ) -> Self {
         let all = seen
             .wait_for(|seen| seen.len() >= created.len() && created.iter().all(|(name, _)| seen.contains_key(name)));
+        let limit = LIMIT.max(SLOWEST * u32::try_from(created.len()).expect("not that many"));
         let all =
-            tokio::time::timeout(LIMIT, all).await.expect("every request is answered").expect("the watch goes on");
+            tokio::time::timeout(limit, all).await.expect("every request is answered").expect("the watch goes on");
         let answered = created.iter().map(|(name, _)| all[name]).collect();
         Self { begun, created: created.into_iter().map(|(_, created)| created).collect(), answered }
     }
@@ -173,6 +192,11 @@ impl Waits {
         let mut waits: Vec<_> = pairs.map(|(created, answered)| answered.saturating_duration_since(*created)).collect();
         waits.sort();
         waits[(waits.len() * hundredths / 100).min(waits.len() - 1)].as_secs_f64() * 1e3
+    }
+
+    /// How many milliseconds after the beginning the first was answered.
+    pub(crate) fn first(&self) -> f64 {
+        self.answered.iter().min().expect("there are some").duration_since(self.begun).as_secs_f64() * 1e3
     }
 
     /// How much longer it took to answer all than to create all.
@@ -256,3 +280,5 @@ const CALLS: usize = 16;
 const WATCHES_OF_A_CONNECTION: usize = 90;
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/podcertificaterequests";
 const LIMIT: Duration = Duration::from_mins(5);
+/// For each, where there are very many.
+const SLOWEST: Duration = Duration::from_millis(20);

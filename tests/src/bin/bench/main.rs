@@ -82,6 +82,11 @@ enum Part {
     Null { kubeconfig: PathBuf, signer_name: String },
     /// What names and rules cost: a decision, the index of Services, `explain`.
     Names,
+    /// What it costs to start where so many requests wait already, and to answer them.
+    Listed {
+        #[arg(default_value_t = 150_000)]
+        count: usize,
+    },
 }
 
 fn main() {
@@ -95,6 +100,11 @@ fn main() {
         Some(Part::Names) => {
             let mut figures = Figures::default();
             tokio::runtime::Runtime::new().unwrap().block_on(names::measure(&mut figures));
+            show(&figures, arguments.json);
+        }
+        Some(Part::Listed { count }) => {
+            let mut figures = Figures::default();
+            tokio::runtime::Runtime::new().unwrap().block_on(listed(&arguments, count, &mut figures));
             show(&figures, arguments.json);
         }
         None => tokio::runtime::Runtime::new().unwrap().block_on(bench(arguments)),
@@ -134,6 +144,11 @@ async fn bench(arguments: Arguments) {
             }
         }
     }
+    if arguments.flow_schema {
+        let used =
+            metric(&stage, "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"podmint-signer\"").await;
+        assert!(used > 0.0, "the API server led no call through the chart's FlowSchema");
+    }
     if !arguments.json {
         println!("\n{}", headline(&arguments));
     }
@@ -141,6 +156,31 @@ async fn bench(arguments: Arguments) {
     if let Some(file) = &arguments.picture {
         std::fs::write(file, picture::draw(&figures, &headline(&arguments))).expect("the picture can be written");
     }
+}
+
+/// A signer that starts where requests have piled up: more than a cluster of five thousand nodes has within a quarter of an hour.
+async fn listed(arguments: &Arguments, count: usize, figures: &mut Figures) {
+    let binary = arguments.binary.clone().unwrap_or_else(program::shipped);
+    let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
+    let stage = Stage::open(&bed, "listed").await;
+    let load = Load::make(&stage, arguments.pods).await;
+    eprintln!("{count} requests …");
+    let pile = load.pile(count).await;
+    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let waits = pile.answered_after(running.started).await;
+    let name = Program::Ours.name();
+    figures.add(name, "start to first answer", waits.first(), "ms", None);
+    figures.add(name, "answered", waits.answered_per_second(), "/s", None);
+    figures.add(name, CPU, running.cpu() / count as f64 * 1e3, "ms", None);
+    figures.add(name, MEMORY, running.peak(), "MiB", Some(48.0));
+    running.stop();
+    // Once more: all are there, and answered.
+    let first = load.first().await;
+    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let start = first.answered_after(running.started).await.first();
+    figures.add(name, "start to first answer, all others answered", start, "ms", None);
+    figures.add(name, "peak memory, all others answered", running.peak(), "MiB", Some(48.0));
+    running.stop();
 }
 
 fn show(figures: &Figures, json: bool) {
@@ -176,7 +216,7 @@ async fn measure(
     let has_ca = !stage.trust_bundles().await.is_empty();
     let first = load.first().await;
     let running = program.start(stage, &[load.namespace(), quiet.namespace()], binary).await;
-    let start = first.answered_after(running.started).await;
+    let start = first.answered_after(running.started).await.first();
     let figure =
         if has_ca || program == Program::Null { "start to first answer" } else { "start to first answer, CA made" };
     figures.add(name, figure, start, "ms", aim(250.0));
@@ -246,13 +286,18 @@ struct Cost {
 impl Cost {
     async fn so_far(stage: &Stage, running: &Running) -> Self {
         let server = stage.bed.server().unwrap();
-        let admin = stage.bed.client(&Who::Admin).await;
-        let metrics = call::text(&admin, "/metrics").await.unwrap();
-        let calls = metrics.lines().filter(|line| line.starts_with("apiserver_request_total{"));
         Self {
             own: running.cpu(),
             server: server.pids().into_iter().map(program::cpu).sum(),
-            calls: calls.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum(),
+            calls: metric(stage, "apiserver_request_total{").await,
         }
     }
+}
+
+/// The sum of the API server's counters whose lines begin so.
+async fn metric(stage: &Stage, start: &str) -> f64 {
+    let admin = stage.bed.client(&Who::Admin).await;
+    let metrics = call::text(&admin, "/metrics").await.unwrap();
+    let lines = metrics.lines().filter(|line| line.starts_with(start));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
