@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -51,11 +51,11 @@ pub(crate) struct Controller {
     news: mpsc::Receiver<(usize, News)>,
     standing: watch::Receiver<Standing>,
     /// Told when requests were turned away for want of room and there is room again.
-    refill: Arc<Notify>,
+    refill: watch::Sender<()>,
     queue: Queue<Item>,
     /// Bytes of the objects in the queue.
     stored: usize,
-    turned_away: bool,
+    turned_away: Option<usize>,
     limit: Limit,
     /// The last listing of each signer that has ended.
     listed: HashMap<usize, u64>,
@@ -104,7 +104,7 @@ impl Controller {
         health: Health,
         news: mpsc::Receiver<(usize, News)>,
         standing: watch::Receiver<Standing>,
-        refill: Arc<Notify>,
+        refill: watch::Sender<()>,
     ) -> Self {
         Self {
             parts,
@@ -114,7 +114,7 @@ impl Controller {
             refill,
             queue: Queue::new(),
             stored: 0,
-            turned_away: false,
+            turned_away: None,
             limit: Limit::new(),
             listed: HashMap::new(),
             walks: JoinSet::new(),
@@ -302,12 +302,12 @@ impl Controller {
                     self.queue.touch(&target.uid, round);
                     return;
                 }
-                self.parts.metrics.requests.inc();
-                self.rate.count();
-                if self.queue.len() >= MOST_KEPT {
-                    self.turned_away = true;
+                if !self.queue.has_room(target.namespace.as_str(), MOST_KEPT) {
+                    self.turned_away = self.turned_away.max(Some(self.queue.len()));
                     return;
                 }
+                self.parts.metrics.requests.inc();
+                self.rate.count();
                 let age = self.parts.age(object.created());
                 let item = Item::new(signer, round, version, target.clone(), object, age, self.stored < STORE);
                 self.stored = self.stored.saturating_add(item.weight());
@@ -486,9 +486,8 @@ impl Controller {
         metrics.oldest_pending_seconds.set(oldest.as_secs_f64());
         metrics.first.set(i64::from(self.standing.borrow().is_first()));
         metrics.requests_per_second.set(self.rate.tick());
-        if self.turned_away && self.queue.len() < MOST_KEPT / 2 {
-            self.turned_away = false;
-            self.refill.notify_waiters();
+        if self.turned_away.take_if(|most| self.queue.len() <= *most / 2).is_some() {
+            self.refill.send_replace(());
         }
     }
 }
@@ -513,8 +512,9 @@ const UNLISTED: Duration = Duration::from_mins(10);
 const FAULT: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 /// An object that panicked once will do so again, unless it was bad luck.
 const PANICKED: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(5) };
-/// Beyond this many the API server is the better place to keep them; they are listed again when half are done.
-const MOST_KEPT: usize = 20_000;
+/// Beyond this many the API server is the better place to keep them; they are listed again when half are done. Fewer in tests, so that what
+/// is simulated comes to it.
+const MOST_KEPT: usize = if cfg!(test) { 200 } else { 20_000 };
 /// Certificates issued before a start that wait for our roots to be known; a listing every ten minutes shows the rest.
 const MOST_UNTRACED: usize = 500;
 /// Bytes of requests kept in memory; the rest are read again when it is their turn.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ pub(crate) struct Crew {
     pub(crate) roster: Roster,
     pub(crate) authority_changes: watch::Sender<()>,
     pub(crate) news: mpsc::Sender<(usize, News)>,
-    pub(crate) refill: Arc<Notify>,
+    pub(crate) refill: watch::Receiver<()>,
     pub(crate) services: SeenServices,
     pub(crate) vitals: Vitals,
     pub(crate) metrics: Metrics,
@@ -139,7 +139,7 @@ impl Crew {
             signer: signer.signer_name.clone(),
             number,
             out: self.news.clone(),
-            refill: Arc::clone(&self.refill),
+            refill: self.refill.clone(),
             metrics: self.metrics.clone(),
             pace: self.pace,
         };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     let guard_state = watch::Sender::new(GuardState::Unknown);
     let standing = watch::Sender::new(Standing::behind());
     let changes = watch::Sender::new(());
-    let refill = Arc::new(Notify::new());
+    let refill = watch::Sender::new(());
     let (news_in, news) = mpsc::channel(NEWS);
     let (notices, writer) = Notices::new(calls.clone(), identity.clone(), metrics.clone(), pace);
     let vitals = Vitals::new(metrics.clone());
@@ -181,7 +181,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         roster: roster.clone(),
         authority_changes: changes.clone(),
         news: news_in,
-        refill: Arc::clone(&refill),
+        refill: refill.subscribe(),
         services: services.clone(),
         vitals,
         metrics: metrics.clone(),

@@ -1,12 +1,12 @@
 //! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
 //! versions or single objects, the watch goes on; it ends only when it is stopped.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{mpsc, watch},
     time::Instant,
 };
 
@@ -47,8 +47,8 @@ pub(crate) struct Watch {
     /// The number of the signer, which goes with all news of it.
     pub(crate) number: usize,
     pub(crate) out: mpsc::Sender<(usize, News)>,
-    /// Says that the controller turned requests away and has room again.
-    pub(crate) refill: Arc<Notify>,
+    /// Says that the controller turned requests away and has room again: also while a listing is under way, which may have shown them too soon.
+    pub(crate) refill: watch::Receiver<()>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
 }
@@ -118,12 +118,13 @@ impl WatchError {
 
 impl Watch {
     /// Watches until the receiving end is dropped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut attempt = 0_u32;
         let mut listing = Listing::default();
         while !self.out.is_closed() {
             if listing.next.is_empty() {
                 listing = listing.anew();
+                self.refill.mark_unchanged();
             }
             let known = listing.next.clone();
             let error = match self.list(&mut listing).await {
@@ -259,11 +260,12 @@ impl Watch {
         if is_anew && self.tell(News::Open).await.is_err() {
             return End::Stopped;
         }
+        let mut refill = self.refill.clone();
         loop {
             let line = tokio::select! {
                 line = lines.next(SILENCE) => line,
                 () = self.out.closed() => return End::Stopped,
-                () = self.refill.notified() => return End::Lost("refill"),
+                Ok(()) = refill.changed() => return End::Lost("refill"),
             };
             let whole = match line {
                 Line::Whole(line) => line,

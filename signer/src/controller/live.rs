@@ -9,16 +9,30 @@
 //!
 //! Only half of each hash is kept: 128 bits, which nobody can choose without finding a preimage.
 
-use std::collections::{HashMap, hash_map::Entry};
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what is in one of the two tables is the place of a request that is there"
+)]
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use hashbrown::HashTable;
+use slab::Slab;
 
 use crate::names::{PodUid, RequestUid, Sha256};
 
-/// All live requests that were seen.
+/// All live requests that were seen. A hundred bytes each, and thirty to find it: there may be very many.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    requests: HashMap<Half, Known>,
-    /// Who asks with each key: one request, as a rule.
-    keys: HashMap<Half, Vec<Asker>>,
+    requests: Slab<Known>,
+    /// Where each request is.
+    places: HashTable<usize>,
+    /// Where those are that ask with each key: one request, as a rule.
+    askers: HashTable<usize>,
+    hasher: RandomState,
     /// The latest listing of each signer, by its number.
     rounds: HashMap<usize, u64>,
 }
@@ -27,15 +41,16 @@ type Half = [u8; 16];
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
+    request: Half,
     signer: usize,
     round: u64,
-    key: Option<Half>,
     chain: Option<Half>,
+    asks: Option<Asker>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Asker {
-    request: Half,
+    key: Half,
     pod: Half,
     /// The resourceVersion it was first seen with: a smaller one came first.
     place: u64,
@@ -56,53 +71,51 @@ impl Live {
     /// Notes that a request was seen in a listing, or after it.
     pub(crate) fn touch(&mut self, signer: usize, round: u64, request: &RequestUid) {
         self.rounds.insert(signer, round);
-        if let Some(known) = self.requests.get_mut(&half(request.as_str())) {
-            known.round = round;
+        if let Some(at) = self.find(&half(request.as_str())) {
+            self.requests[at].round = round;
         }
     }
 
     /// Notes that a request has this key. False if the key is another pod's, who came earlier or has a certificate.
     pub(crate) fn claim(&mut self, signer: usize, asks: Asks<'_>) -> bool {
-        let served = self.known(half(asks.request.as_str()), signer).chain.is_some();
-        self.note(signer, asks, served)
+        let at = self.known(half(asks.request.as_str()), signer);
+        self.note(at, asks, self.requests[at].chain.is_some())
     }
 
     /// Notes that a request of this key has its certificate, whoever wrote it and whether or not it has been traced: whoever asks with the
     /// key and has none gives way, or a replica that has just started would certify the key a second time.
     pub(crate) fn certified(&mut self, signer: usize, asks: Asks<'_>) {
-        self.note(signer, asks, true);
+        let at = self.known(half(asks.request.as_str()), signer);
+        self.note(at, asks, true);
     }
 
-    fn note(&mut self, signer: usize, asks: Asks<'_>, served: bool) -> bool {
-        let (key, request, pod) = (first_half(asks.key), half(asks.request.as_str()), half(asks.pod.as_str()));
-        self.known(request, signer).key = Some(key);
-        let asker = Asker { request, pod, place: asks.place, served };
-        match self.keys.entry(key) {
-            Entry::Vacant(nobody) => {
-                nobody.insert(vec![asker]);
-            }
-            Entry::Occupied(mut askers) => match askers.get_mut().iter_mut().find(|known| known.request == request) {
-                Some(known) => known.served |= served,
-                None => askers.get_mut().push(asker),
-            },
+    fn note(&mut self, at: usize, asks: Asks<'_>, served: bool) -> bool {
+        let (key, pod) = (first_half(asks.key), half(asks.pod.as_str()));
+        if let Some(known) = &mut self.requests[at].asks {
+            known.served |= served;
+        } else {
+            self.requests[at].asks = Some(Asker { key, pod, place: asks.place, served });
+            let Self { requests, askers, hasher, .. } = self;
+            let hash = |at: &usize| hasher.hash_one(requests[*at].asks.map(|asks| asks.key));
+            askers.insert_unique(hash(&at), at, hash);
         }
         self.has(&key, &pod)
     }
 
     /// Whether this key is this pod's: it has a certificate, or asked first.
     fn has(&self, key: &Half, pod: &Half) -> bool {
-        let first = self
-            .keys
-            .get(key)
-            .and_then(|askers| askers.iter().min_by_key(|asker| (!asker.served, asker.place, asker.request)));
-        first.is_none_or(|first| first.pod == *pod)
+        let candidates = self.askers.iter_hash(self.hasher.hash_one(Some(key))).map(|at| &self.requests[*at]);
+        let askers =
+            candidates.filter_map(|known| known.asks.filter(|asks| asks.key == *key).map(|asks| (known.request, asks)));
+        let first = askers.min_by_key(|(request, asks)| (!asks.served, asks.place, *request));
+        first.is_none_or(|(_, first)| first.pod == *pod)
     }
 
     /// Takes the key for good, just before its certificate goes out. False if it has turned out to be another pod's while this request
     /// was looked at: only one may have it.
     pub(crate) fn take(&mut self, request: &RequestUid, pod: &PodUid, signer: usize, chain: &str) -> bool {
-        let key = self.requests.get(&half(request.as_str())).and_then(|known| known.key);
-        if key.is_some_and(|key| !self.has(&key, &half(pod.as_str()))) {
+        let asks = self.find(&half(request.as_str())).and_then(|at| self.requests[at].asks);
+        if asks.is_some_and(|asks| !self.has(&asks.key, &half(pod.as_str()))) {
             return false;
         }
         self.note_chain(request, signer, chain);
@@ -111,34 +124,31 @@ impl Live {
 
     /// Notes the chain of a request: what we are about to publish, before the watch shows it, or what was traced already.
     pub(crate) fn note_chain(&mut self, request: &RequestUid, signer: usize, chain: &str) {
-        let request = half(request.as_str());
-        let known = self.known(request, signer);
+        let at = self.known(half(request.as_str()), signer);
+        let known = &mut self.requests[at];
         known.chain = Some(half(chain));
-        if let Some(askers) = known.key.and_then(|key| self.keys.get_mut(&key)) {
-            askers.iter_mut().filter(|asker| asker.request == request).for_each(|asker| asker.served = true);
+        if let Some(asks) = &mut known.asks {
+            asks.served = true;
         }
     }
 
     /// Whether this very chain was noted.
     pub(crate) fn knows_chain(&self, request: &RequestUid, chain: &str) -> bool {
-        self.requests.get(&half(request.as_str())).is_some_and(|known| known.chain == Some(half(chain)))
+        self.find(&half(request.as_str())).is_some_and(|at| self.requests[at].chain == Some(half(chain)))
     }
 
     /// The request is gone.
     pub(crate) fn forget(&mut self, request: &RequestUid) {
-        let request = half(request.as_str());
-        if let Some(known) = self.requests.remove(&request) {
-            self.release(request, known);
+        if let Some(at) = self.find(&half(request.as_str())) {
+            self.remove(at);
         }
     }
 
     /// Forgets every request of a signer that its last listing did not show.
     pub(crate) fn sweep(&mut self, signer: usize, round: u64) {
-        let gone: Vec<(Half, Known)> =
-            self.requests.extract_if(|_, known| known.signer == signer && known.round < round).collect();
-        for (request, known) in gone {
-            self.release(request, known);
-        }
+        let is_gone = |known: &Known| known.signer == signer && known.round < round;
+        let gone: Vec<usize> = self.requests.iter().filter(|(_, known)| is_gone(known)).map(|(at, _)| at).collect();
+        gone.into_iter().for_each(|at| self.remove(at));
     }
 
     /// Forgets every request of a signer that is not in force any more.
@@ -149,17 +159,34 @@ impl Live {
         }
     }
 
-    fn release(&mut self, request: Half, known: Known) {
-        let Some(Entry::Occupied(mut askers)) = known.key.map(|key| self.keys.entry(key)) else { return };
-        askers.get_mut().retain(|asker| asker.request != request);
-        if askers.get().is_empty() {
-            askers.remove();
-        }
+    fn find(&self, request: &Half) -> Option<usize> {
+        self.places.find(self.hasher.hash_one(request), |at| self.requests[*at].request == *request).copied()
     }
 
-    fn known(&mut self, request: Half, signer: usize) -> &mut Known {
+    /// Where it is: from now on, if it was not known.
+    fn known(&mut self, request: Half, signer: usize) -> usize {
+        if let Some(at) = self.find(&request) {
+            return at;
+        }
         let round = self.rounds.get(&signer).copied().unwrap_or(0);
-        self.requests.entry(request).or_insert(Known { signer, round, key: None, chain: None })
+        let at = self.requests.insert(Known { request, signer, round, chain: None, asks: None });
+        let Self { requests, places, hasher, .. } = self;
+        let hash = |at: &usize| hasher.hash_one(requests[*at].request);
+        places.insert_unique(hash(&at), at, hash);
+        at
+    }
+
+    fn remove(&mut self, at: usize) {
+        let known = self.requests.remove(at);
+        let lists = [
+            (&mut self.places, Some(self.hasher.hash_one(known.request))),
+            (&mut self.askers, known.asks.map(|asks| self.hasher.hash_one(Some(asks.key)))),
+        ];
+        for (list, hash) in lists {
+            if let Some(Ok(entry)) = hash.map(|hash| list.find_entry(hash, |place| *place == at)) {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -175,6 +202,10 @@ fn first_half(hash: &Sha256) -> Half {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn uid(request: &str) -> RequestUid {
@@ -284,7 +315,7 @@ mod tests {
         assert!(claim(&mut live, "k", "r2", "p2", 11));
         live.forget(&uid("r2"));
         live.forget(&uid("r3"));
-        assert!(live.keys.is_empty() && live.requests.is_empty());
+        assert!(live.askers.is_empty() && live.places.is_empty() && live.requests.is_empty());
     }
 
     #[test]
@@ -304,7 +335,7 @@ mod tests {
         live.sweep(1, 2);
         assert_eq!(live.requests.len(), 2);
         live.sweep(0, 2);
-        assert_eq!((live.requests.len(), live.keys.len()), (1, 1));
+        assert_eq!((live.requests.len(), live.places.len(), live.askers.len()), (1, 1, 1));
         assert!(!claim(&mut live, "k1", "r3", "p3", 11) && claim(&mut live, "k2", "r4", "p4", 11));
     }
 
@@ -314,5 +345,45 @@ mod tests {
         live.note_chain(&uid("r1"), 0, "chain");
         assert!(live.knows_chain(&uid("r1"), "chain"));
         assert!(!live.knows_chain(&uid("r1"), "another") && !live.knows_chain(&uid("r2"), "chain"));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: who has a key is whom the plain rule names, and nothing is left of what is gone.
+        #[test]
+        fn it_is_the_plain_rule(steps in prop::collection::vec((0..5_u8, 0..6_u8, 0..3_u8, 0..4_u8), 0..60)) {
+            let (mut live, mut all) = (Live::default(), BTreeMap::<u8, (u8, u8, bool)>::new());
+            for (what, request, key, pod) in steps {
+                let (name, place) = (format!("r{request}"), u64::from(request));
+                let (key, pod, _) = *all.get(&request).unwrap_or(&(key, pod, false));
+                let has = |all: &BTreeMap<u8, (u8, u8, bool)>| {
+                    let askers = all.iter().filter(|(_, (other, ..))| *other == key);
+                    // Of two who have their certificate, as of two who have none, who came first.
+                    askers.min_by_key(|(request, (.., served))| (!served, **request)).is_none_or(|(_, (_, first, _))| *first == pod)
+                };
+                match what {
+                    0 | 1 => {
+                        all.entry(request).or_insert((key, pod, false));
+                        let is_first = claim(&mut live, &format!("k{key}"), &name, &format!("p{pod}"), place);
+                        prop_assert_eq!(is_first, has(&all));
+                    }
+                    2 => {
+                        all.insert(request, (key, pod, true));
+                        certified(&mut live, &format!("k{key}"), &name, &format!("p{pod}"), place);
+                    }
+                    3 if all.contains_key(&request) => {
+                        let takes = live.take(&uid(&name), &PodUid::parse(&format!("p{pod}")).unwrap(), 0, "chain");
+                        prop_assert_eq!(takes, has(&all));
+                        if takes {
+                            all.insert(request, (key, pod, true));
+                        }
+                    }
+                    _ => {
+                        live.forget(&uid(&name));
+                        all.remove(&request);
+                    }
+                }
+                prop_assert_eq!((live.requests.len(), live.places.len(), live.askers.len()), (all.len(), all.len(), all.len()));
+            }
+        }
     }
 }

@@ -45,7 +45,9 @@ pub(crate) enum Next {
 
 /// `T` is what the controller keeps with each request.
 pub(crate) struct Queue<T> {
-    entries: HashMap<RequestUid, Entry<T>>,
+    entries: HashMap<RequestUid, Box<Entry<T>>>,
+    /// How many of each namespace there are.
+    sizes: HashMap<Arc<str>, usize>,
     ready: HashMap<Arc<str>, VecDeque<RequestUid>>,
     /// The namespaces that have something ready, each once, in the order of their turns.
     turns: VecDeque<Arc<str>>,
@@ -83,11 +85,24 @@ pub(crate) struct Depth {
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { entries: HashMap::new(), ready: HashMap::new(), turns: VecDeque::new(), timers: BTreeSet::new() }
+        Self {
+            entries: HashMap::new(),
+            sizes: HashMap::new(),
+            ready: HashMap::new(),
+            turns: VecDeque::new(),
+            timers: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether there is room for one more of this namespace, where so many may be in all. One that floods may take two thirds, two of them
+    /// four fifths, and so on: the more there are of it, the more room it leaves to others.
+    pub(crate) fn has_room(&self, namespace: &str, most: usize) -> bool {
+        let free = most.saturating_sub(self.len());
+        self.sizes.get(namespace).copied().unwrap_or(0) < free.saturating_mul(2)
     }
 
     pub(crate) fn get(&self, uid: &RequestUid) -> Option<&T> {
@@ -100,12 +115,14 @@ impl<T> Queue<T> {
 
     /// Adds a request, ready. `round` is the listing it was seen in.
     pub(crate) fn add(&mut self, uid: &RequestUid, namespace: &str, item: T, round: u64, now: Instant) {
-        let namespace: Arc<str> = match self.ready.get_key_value(namespace) {
+        self.remove(uid);
+        let namespace: Arc<str> = match self.sizes.get_key_value(namespace) {
             Some((known, _)) => Arc::clone(known),
             None => namespace.into(),
         };
-        let entry = Entry { namespace, item, place: Place::Ready, seen: now, round };
-        self.remove(uid);
+        let size = self.sizes.entry(Arc::clone(&namespace)).or_default();
+        *size = size.saturating_add(1);
+        let entry = Box::new(Entry { namespace, item, place: Place::Ready, seen: now, round });
         self.entries.insert(uid.clone(), entry);
         self.line_up(uid);
     }
@@ -119,7 +136,18 @@ impl<T> Queue<T> {
 
     pub(crate) fn remove(&mut self, uid: &RequestUid) -> Option<T> {
         self.step_out(uid);
-        self.entries.remove(uid).map(|entry| entry.item)
+        self.forget(uid)
+    }
+
+    fn forget(&mut self, uid: &RequestUid) -> Option<T> {
+        let entry = self.entries.remove(uid)?;
+        if let Some(size) = self.sizes.get_mut(&entry.namespace) {
+            *size = size.saturating_sub(1);
+            if *size == 0 {
+                self.sizes.remove(&entry.namespace);
+            }
+        }
+        Some(entry.item)
     }
 
     /// The next request whose turn it is and that has been known for at least `age`. It is in flight from now on.
@@ -153,9 +181,7 @@ impl<T> Queue<T> {
             return;
         }
         match next {
-            Next::Leave => {
-                self.entries.remove(uid);
-            }
+            Next::Leave => drop(self.forget(uid)),
             Next::Wait { until, awaits } => {
                 entry.place = Place::Waiting { until, awaits };
                 self.timers.insert((until, uid.clone()));

@@ -7,7 +7,7 @@ use crate::pipeline::{
 /// One that is told its news by hand.
 fn standby(scene: &walk::tests::Scene) -> Controller {
     let ((_, news), (_, standing)) = (mpsc::channel(1), watch::channel(Standing::behind()));
-    Controller::new(Arc::clone(&scene.parts), Health::new(), news, standing, Arc::default())
+    Controller::new(Arc::clone(&scene.parts), Health::new(), news, standing, watch::Sender::new(()))
 }
 
 /// As on a standby that has not walked it, and has not heard yet that it is answered.
@@ -33,7 +33,7 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
         let scene = walk::tests::scene().await;
         let ((news, heard), standing) = (mpsc::channel(2), watch::Sender::new(standing));
         let parts = Arc::clone(&scene.parts);
-        let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), Arc::default());
+        let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), watch::Sender::new(()));
         let stop = CancellationToken::new();
         let running = tokio::spawn(controller.run(stop.clone()));
         scene.put_on_hold();
@@ -72,7 +72,7 @@ async fn who_is_heard_while_it_is_tried_whether_he_is_gone_is_not_stood_in_for()
         scene.stand_behind();
         let (standing, silence) = (scene.turn.standing.subscribe(), scene.parts.pace.of(SILENCE));
         let ((_, news), parts) = (mpsc::channel(1), Arc::clone(&scene.parts));
-        let mut controller = Controller::new(parts, Health::new(), news, standing.clone(), Arc::default());
+        let mut controller = Controller::new(parts, Health::new(), news, standing.clone(), watch::Sender::new(()));
         let turn = tokio::spawn(scene.turn.run());
         tokio::time::sleep(silence).await;
         let uid = RequestUid::parse("the-oldest").unwrap();
@@ -87,4 +87,35 @@ async fn who_is_heard_while_it_is_tried_whether_he_is_gone_is_not_stood_in_for()
         assert_eq!(standing.borrow().was_first(), has_answered && !is_heard);
         turn.abort();
     }
+}
+
+/// A flood is turned away where there is still room for others; what it lost is asked for when half of the rest are gone, and once.
+#[tokio::test(start_paused = true)]
+async fn what_was_turned_away_is_asked_for_once_there_is_room() {
+    let scene = walk::tests::scene().await;
+    let mut controller = standby(&scene);
+    let mut refill = controller.refill.subscribe();
+    let name = |number: usize| format!("request-{number}");
+    let one = |namespace: &str, number: usize| {
+        let mut one = request();
+        one["metadata"]["namespace"] = namespace.into();
+        one["metadata"]["uid"] = name(number).into();
+        one["metadata"]["name"] = name(number).into();
+        News::Seen(1, Version::V1, Box::new(object(one)))
+    };
+    (0..=MOST_KEPT).for_each(|number| controller.hear(0, one("shop", number)));
+    let kept = controller.queue.len();
+    assert_eq!(kept, MOST_KEPT * 2 / 3 + 1);
+    controller.hear(0, one("bank", MOST_KEPT + 1));
+    assert_eq!(controller.queue.len(), kept + 1, "nobody else is turned away for it");
+    let mut asked = Vec::new();
+    for number in 0..kept {
+        controller.hear(0, News::Gone(RequestUid::parse(&name(number)).unwrap()));
+        controller.tick();
+        if refill.has_changed().unwrap() {
+            refill.mark_unchanged();
+            asked.push(controller.queue.len());
+        }
+    }
+    assert_eq!(asked, [kept / 2]);
 }

@@ -33,6 +33,14 @@ async fn watch_over(
     newest: impl Fn(usize) -> Instead + Send + 'static,
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
+    watch_refilled(watch::Sender::new(()).subscribe(), newest, answer).await
+}
+
+async fn watch_refilled(
+    refill: watch::Receiver<()>,
+    newest: impl Fn(usize) -> Instead + Send + 'static,
+    answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
+) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
     let fake = Fake::new();
     let (lists, streams, asked) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     fake.instead(move |method, path, _| {
@@ -50,7 +58,6 @@ async fn watch_over(
     versions.discover().await.unwrap();
     let (out, news) = mpsc::channel(16);
     let signer = SignerName::parse("podmint.dev/workload").unwrap();
-    let refill = Arc::default();
     let watch = Watch { calls: fake.calls(), versions, signer, number: 3, out, refill, metrics: metrics.clone(), pace };
     tokio::spawn(watch.run());
     (news, metrics, fake)
@@ -263,4 +270,24 @@ async fn a_page_that_is_too_long_is_asked_for_in_smaller_pieces() {
     .await;
     expect(&mut news, &["1 a", "listed 1"]).await;
     assert!(fake.heard.lock().unwrap().join("\n").contains("limit=62"));
+}
+
+/// A listing of very many is still on its way when half of those it showed first are answered.
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_while_a_listing_is_under_way_is_listed_after_it() {
+    let refill = watch::Sender::new(());
+    let (asked, there) = (refill.subscribe(), |_| page("99", &[], "more"));
+    let (mut news, metrics, _) = watch_refilled(asked, there, move |stream, number, _| match (stream, number) {
+        (true, _) => Instead::Lines(Vec::new(), true),
+        (false, 0) => {
+            refill.send_replace(());
+            page("5", &[request("a", 1)], "")
+        }
+        (false, _) => page("7", &[request("b", 2)], ""),
+    })
+    .await;
+    expect(&mut news, &["1 a", "listed 1", "2 b", "listed 2"]).await;
+    let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
+    assert!(told.is_err(), "it is listed once: {told:?}");
+    assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"refill\"} 1"));
 }
