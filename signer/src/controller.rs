@@ -55,6 +55,7 @@ pub(crate) struct Controller {
     queue: Queue<Item>,
     /// Bytes of the objects in the queue.
     stored: usize,
+    /// How many were in the queue, at most, when one was turned away.
     turned_away: Option<usize>,
     limit: Limit,
     /// The last listing of each signer that has ended.

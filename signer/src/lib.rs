@@ -29,9 +29,9 @@
 //! - [`metrics`] and `health` tell others; [`pace`] is how long waits are.
 //! - [`kubectl`] is the other binary, the operator's command `kubectl podmint`.
 //!
-//! Any number of replicas may run. A Lease says who answers first; whoever stands in for him when he is silent for a second takes it
-//! before he writes. Nothing rests on it, because an answer is final once the API server has it, and because the CA's Secrets are only
-//! ever created or replaced as they were read.
+//! Any number of replicas may run. A Lease says who answers first. When he is silent for a second another one answers a single request, and
+//! takes the Lease if the first is not heard even while that is on its way. Nothing rests on it, because an answer is final once the API
+//! server has it, and because the CA's Secrets are only ever created or replaced as they were read.
 //!
 //! # Running it
 //!
