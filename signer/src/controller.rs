@@ -249,6 +249,7 @@ impl Controller {
             self.stored = self.stored.saturating_sub(item.weight());
         }
         self.parts.live().dismiss(|signer| !roster.knows(signer));
+        self.parts.tracers().retain(|signer, _| roster.knows(*signer));
         self.queue.wake(Awaits::Policy);
     }
 

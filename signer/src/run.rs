@@ -218,6 +218,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         desk,
         live: Mutex::new(Live::default()),
         holds: Mutex::default(),
+        tracers: Mutex::default(),
     });
     drop(starting);
     // What would be held for the very first moment need not be looked at twice.

@@ -36,6 +36,7 @@ pub mod trouble;
 pub mod view;
 pub mod wish;
 
+pub(crate) use self::trace::Tracer;
 pub use self::{
     brought::{Brought, BroughtError, Wanted},
     issuer::{Confirmed, Issuer, NotPublished, NotYet, Published, fingerprints},

@@ -2,6 +2,7 @@
 //! pipeline decides is decided there; here is only the order of things.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     audit::{AuditError, Clerk, Outcome, Recorded, Refused},
-    authority::{self, Origin},
+    authority::{Origin, Tracer},
     chain::Chain,
     cluster::{
         calls::{CallError, Calls},
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) live: Mutex<Live>,
     /// As they were last read.
     pub(crate) holds: Mutex<Arc<Holds>>,
+    /// Of each signer, for its roots of now.
+    pub(crate) tracers: Mutex<HashMap<usize, Tracer>>,
 }
 
 /// A walk that ended.
@@ -479,7 +482,17 @@ impl Parts {
 
     /// Whether a chain that somebody published under this signer name is one of ours; none while we do not know our own roots.
     pub(crate) fn trace(&self, signer: usize, chain: &str) -> Option<Origin> {
-        self.roster.authority(signer).roots.map(|roots| authority::trace(chain, &roots))
+        let roots = self.roster.authority(signer).roots?;
+        let mut tracers = self.tracers();
+        let tracer = tracers.entry(signer).or_insert_with(|| Tracer::new(Arc::clone(&roots)));
+        if !tracer.is_of(&roots) {
+            *tracer = Tracer::new(roots);
+        }
+        Some(tracer.trace(chain))
+    }
+
+    pub(crate) fn tracers(&self) -> MutexGuard<'_, HashMap<usize, Tracer>> {
+        self.tracers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the key of a request that was seen: before anybody can be answered who came later, and whether or not it is proved, for that

@@ -346,7 +346,14 @@ mod tests {
         assert_eq!((issued.words().dns_names.len(), issued.words().ip_addresses.len()), (7, 2));
         for usages in [Usages::Client, Usages::Server] {
             let one = full(&issuer, |signer| (signer.wording.spiffe_path, signer.wording.usages) = (None, usages));
-            assert_eq!(one.unwrap().words().usages, usages);
+            let one = one.unwrap();
+            assert_eq!(one.words().usages, usages);
+            let roots = issuer.generation().trust_bundle();
+            assert_eq!(
+                trace(one.chain_pem(), &roots),
+                Origin::Ours { leaf: one.fingerprint() },
+                "to who did not sign it"
+            );
             let spiffe = full(&issuer, |signer| signer.wording.usages = usages);
             assert!(matches!(spiffe, Err(Fault::Lint("usage_is_client_and_server_with_a_spiffe_id"))));
         }

@@ -88,6 +88,7 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
         desk,
         live: Mutex::default(),
         holds: Mutex::default(),
+        tracers: Mutex::default(),
     });
     Scene { fake, parts, audit, guard, authority, notices: writer, turn }
 }
