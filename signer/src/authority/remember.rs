@@ -21,6 +21,14 @@ struct Signed {
     signature: Box<[u8]>,
 }
 
+impl Remembering {
+    /// This one before all that webpki knows: a CA that is brought may sign with any of them.
+    pub(crate) fn and_all_others(&self) -> Vec<&dyn SignatureVerificationAlgorithm> {
+        let ours: &dyn SignatureVerificationAlgorithm = self;
+        std::iter::once(ours).chain(webpki::ALL_VERIFICATION_ALGS.iter().copied()).collect()
+    }
+}
+
 impl SignatureVerificationAlgorithm for Remembering {
     fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -59,20 +59,15 @@ impl Tracer {
         let hash = Sha256::of(leaf);
         let begins = chain.iter().filter_map(|der| begins(der)).max().unwrap_or(0);
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(begins));
-        if self.verify(leaf, between, at).is_some() {
-            Origin::Ours { leaf: hash }
-        } else {
-            Origin::Foreign { leaf: hash }
-        }
+        if self.is_above(leaf, between, at) { Origin::Ours { leaf: hash } } else { Origin::Foreign { leaf: hash } }
     }
 
     /// Whatever it may be used for: some are servers' alone.
-    fn verify(&self, leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>], at: UnixTime) -> Option<()> {
-        let leaf = EndEntityCert::try_from(leaf).ok()?;
-        let ours: &dyn SignatureVerificationAlgorithm = &self.signatures;
-        let algorithms: Vec<_> = std::iter::once(ours).chain(webpki::ALL_VERIFICATION_ALGS.iter().copied()).collect();
+    fn is_above(&self, leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>], at: UnixTime) -> bool {
+        let Ok(leaf) = EndEntityCert::try_from(leaf) else { return false };
+        let algorithms = self.signatures.and_all_others();
         let chains = |usage| leaf.verify_for_usage(&algorithms, &self.anchors, between, at, usage, None, None).is_ok();
-        [KeyUsage::client_auth(), KeyUsage::server_auth()].into_iter().any(chains).then_some(())
+        [KeyUsage::client_auth(), KeyUsage::server_auth()].into_iter().any(chains)
     }
 }
 

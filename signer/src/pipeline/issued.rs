@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use rustls_pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use time::OffsetDateTime;
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
@@ -244,8 +244,7 @@ fn verify(der: &CertificateDer<'_>, issuer: &Issuer, words: &Words) -> Result<()
     let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or(0)));
     let client = words.usages.client().then(webpki::KeyUsage::client_auth);
     let server = words.usages.server().then(webpki::KeyUsage::server_auth);
-    let ours: &dyn SignatureVerificationAlgorithm = issuer.signatures();
-    let algorithms: Vec<_> = std::iter::once(ours).chain(webpki::ALL_VERIFICATION_ALGS.iter().copied()).collect();
+    let algorithms = issuer.signatures().and_all_others();
     for usage in [client, server].into_iter().flatten() {
         leaf.verify_for_usage(&algorithms, issuer.anchors(), &between, at, usage, None, None)
             .map(|_path| ())
