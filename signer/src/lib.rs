@@ -36,12 +36,12 @@
 //! # Running it
 //!
 //! ```no_run
-//! # async fn example(client: kube::Client, yaml: &str) -> Result<(), Box<dyn std::error::Error>> {
-//! use podmint_signer::{audit::Sink, config::{Config, Domains}, pace::Pace, run::{Guard, Options, run}};
+//! # async fn example(config: kube::Config, yaml: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! use podmint_signer::{audit::Sink, config::{Config, Domains}, pace::Pace, run::{Guard, Options, client, run}};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! let options = Options {
-//!     client,
+//!     client: client(config)?,
 //!     source: Config::parse(yaml, &Domains::parse("podmint.dev", "cluster.local")?)?.into(),
 //!     namespace: "podmint-system".to_owned(),
 //!     identity: "signer-0".to_owned(),

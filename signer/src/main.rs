@@ -140,10 +140,8 @@ async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
         }
         None => kube::Config::incluster().context("this is no pod with a ServiceAccount: give --kubeconfig")?,
     };
-    // The signer repeats calls itself, and knows when it makes sense.
-    config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
-    kube::Client::try_from(config).context("could not make a client for the API server")
+    podmint_signer::run::client(config).context("could not make a client for the API server")
 }
 
 /// kube's message ends with its cause's; both would be printed.

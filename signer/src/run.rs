@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use crate::cluster::guard::Guard;
+pub use crate::cluster::{calls::client, guard::Guard};
 use crate::{
     audit::{AuditError, Clerk, Log, Sink},
     chain::Chain,
@@ -42,8 +42,8 @@ use crate::{
 
 /// Everything that a signer is made of.
 pub struct Options {
-    /// The way to the API server, with the rights of `deploy/kustomize/rbac.yaml`. Its own retries should be off: the signer knows better
-    /// when to come back.
+    /// The way to the API server, with the rights of `deploy/kustomize/rbac.yaml`: what [`client`] gives, or another whose own retries are
+    /// off, for the signer knows better when to come back.
     pub client: kube::Client,
     /// Where the PodSigners are: which signer names there are, and who gets certificates by them.
     pub source: Source,

@@ -9,11 +9,33 @@ use http::{
     header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::BodyExt;
-use kube::client::Body;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
+use kube::client::{Body, ConfigExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
+use tower::{BoxError, ServiceBuilder};
 
 use super::clock::ServerClock;
+
+/// A way to the API server: kube's, without its retries, and with connections that keep little. One that has brought a page of a list would
+/// otherwise keep 400 KB from then on, and in time each of them has.
+///
+/// # Errors
+/// When the API server is only reached through a proxy, or what the configuration names to authenticate with cannot be used.
+pub fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
+    if let Some(proxy_url) = config.proxy_url.clone().map(Box::new) {
+        return Err(kube::Error::ProxyProtocolUnsupported { proxy_url });
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(config.connect_timeout);
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let mut http = hyper_util::client::legacy::Builder::new(TokioExecutor::new());
+    let http = http.http1_max_buf_size(READ_AT_ONCE).build(tls);
+    let service = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(config.auth_layer()?);
+    Ok(kube::Client::new(service.map_err(BoxError::from).service(http), config.default_namespace))
+}
 
 /// How much of an object is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -345,6 +367,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// A page of a list is the longest reply we ask for; see `watch` for what happens when it is longer.
 pub(crate) const REPLY_LIMIT: usize = 8 << 20;
 const REFUSAL_LIMIT: usize = 256 << 10;
+/// Two records of TLS.
+const READ_AT_ONCE: usize = 32 << 10;
 /// Seconds. Nobody sends us away for longer than a pod waits for its first mount to be tried again.
 const LONGEST_RETRY_AFTER: u64 = 120;
 

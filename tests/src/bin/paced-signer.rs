@@ -10,7 +10,7 @@ use podmint_signer::args::{Arguments, Command};
 use podmint_signer::audit::Sink;
 use podmint_signer::config::{Config, Domains};
 use podmint_signer::pace::Pace;
-use podmint_signer::run::{Options, run};
+use podmint_signer::run::{Options, client, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +27,8 @@ fn main() {
         let text = std::fs::read_to_string(arguments.config.expect("--config")).expect("a configuration");
         let file = Kubeconfig::read_from(arguments.kubeconfig.expect("--kubeconfig")).expect("a kubeconfig");
         let way = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-        let mut way = way.expect("a kubeconfig that leads somewhere");
-        way.default_retry = false;
         let options = Options {
-            client: kube::Client::try_from(way).expect("a client"),
+            client: client(way.expect("a kubeconfig that leads somewhere")).expect("a client"),
             source: Config::parse(&text, &domains.expect("two domains")).expect("a good configuration").into(),
             namespace: arguments.namespace.expect("--namespace"),
             identity: arguments.identity.expect("--identity"),

@@ -16,7 +16,7 @@ pub(crate) async fn run(kubeconfig: &Path, signer: &str) -> ! {
     podmint_devcluster::choose_crypto();
     let file = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
     let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-    let client = kube::Client::try_from(config.expect("a kubeconfig")).expect("a client can be made");
+    let client = podmint_signer::run::client(config.expect("a kubeconfig")).expect("a client can be made");
     let path = format!("{REQUESTS}?watch=true&fieldSelector=spec.signerName%3D{}", signer.replace('/', "%2F"));
     // The API server ends each watch after a while; what was not answered by then comes with the next.
     loop {
