@@ -37,9 +37,9 @@ pub(crate) async fn measure(figures: &mut Figures) {
     latency(figures).await;
 }
 
-/// Seconds of one decision, from facts to all words of the certificate; the last of so many rules is the one that admits.
+/// Seconds of one decision, from facts to all words of the certificate, under so many rules.
 fn decision(rules: usize) -> f64 {
-    let (signer, claim) = (signer(rules), Arc::new(claim()));
+    let (signer, claim) = (signer(rules), Arc::new(Claim::parse(&request(), Version::V1).expect("an honest claim")));
     let seen: Vec<Observed> = (0..TIMES).map(|_| observed(&claim)).collect();
     let begun = Instant::now();
     for seen in seen {
@@ -50,7 +50,8 @@ fn decision(rules: usize) -> f64 {
     begun.elapsed().as_secs_f64() / TIMES as f64
 }
 
-fn signer(rules: usize) -> Arc<PodSigner> {
+/// A PodSigner with so many rules, the last of which admits.
+pub(crate) fn signer(rules: usize) -> Arc<PodSigner> {
     let rule = |number: usize| {
         let account = if number + 1 == rules { "cart".to_owned() } else { format!("other-{number}-*") };
         json!({"name": format!("rule-{number}"), "namespaces": ["shop", "team-*"], "serviceAccounts": [account],
@@ -65,18 +66,19 @@ fn signer(rules: usize) -> Arc<PodSigner> {
     Arc::clone(&Config::parse(&document.to_string(), &domains).unwrap().signers()[0])
 }
 
-fn claim() -> Claim {
+/// An honest request.
+pub(crate) fn request() -> RequestObject {
     let stub = base64::engine::general_purpose::STANDARD.encode(Key::make(KeyType::EcdsaP256).stub_request());
     let request = json!({
         "metadata": {"namespace": "shop", "name": "request", "uid": "1", "resourceVersion": "1"},
         "spec": {"signerName": "podmint.dev/bench", "podName": "cart-0", "podUID": "2", "serviceAccountName": "cart", "serviceAccountUID": "3",
             "nodeName": "node-a", "nodeUID": "4", "maxExpirationSeconds": 86_400, "stubPKCS10Request": stub},
     });
-    let object: RequestObject = serde_json::from_value(request).unwrap();
-    Claim::parse(&object, Version::V1).expect("an honest claim")
+    serde_json::from_value(request).unwrap()
 }
 
-fn observed(claim: &Arc<Claim>) -> Observed {
+/// The claim beside facts that fit it.
+pub(crate) fn observed(claim: &Arc<Claim>) -> Observed {
     let labels = |key: &str, value: &str| BTreeMap::from([(Box::from(key), Box::from(value))]);
     let projection = Projection {
         signer: claim.signer.as_str().into(),
