@@ -50,8 +50,8 @@ pub(crate) struct Controller {
     /// From the watches, by number of the signer.
     news: mpsc::Receiver<(usize, News)>,
     standing: watch::Receiver<Standing>,
-    /// Told when requests were turned away for want of room and there is room again.
-    refill: watch::Sender<()>,
+    /// Whether there is room: told when a request was turned away for want of it, and when half of those that were kept are done.
+    room: watch::Sender<bool>,
     queue: Queue<Item>,
     /// Bytes of the objects in the queue.
     stored: usize,
@@ -105,14 +105,14 @@ impl Controller {
         health: Health,
         news: mpsc::Receiver<(usize, News)>,
         standing: watch::Receiver<Standing>,
-        refill: watch::Sender<()>,
+        room: watch::Sender<bool>,
     ) -> Self {
         Self {
             parts,
             health,
             news,
             standing,
-            refill,
+            room,
             queue: Queue::new(),
             stored: 0,
             turned_away: None,
@@ -260,6 +260,7 @@ impl Controller {
         }
         match news {
             News::Seen(round, version, object) => self.see(signer, round, version, *object),
+            News::Again(round, version, object) => self.see_again(signer, round, version, *object),
             News::Gone(uid) => {
                 self.drop_from_queue(&uid);
                 self.parts.live().forget(&uid);
@@ -290,7 +291,7 @@ impl Controller {
                 return;
             }
         };
-        self.parts.live().touch(signer, round, &target.uid);
+        self.parts.live().touch(signer, round, &target.uid, object.state() != State::Pending);
         match object.state() {
             State::Pending if object.is_deleting() => {
                 self.drop_from_queue(&target.uid);
@@ -306,6 +307,7 @@ impl Controller {
                 }
                 if !self.queue.has_room(target.namespace.as_str(), MOST_KEPT) {
                     self.turned_away = self.turned_away.max(Some(self.queue.len()));
+                    self.room.send_if_modified(|room| std::mem::replace(room, false));
                     return;
                 }
                 self.parts.metrics.requests.inc();
@@ -323,6 +325,16 @@ impl Controller {
                 }
             }
             State::Denied | State::Failed => self.answered(&target.uid),
+        }
+    }
+
+    /// What was answered or deleted since is known, for all that were seen are.
+    fn see_again(&mut self, signer: usize, round: u64, version: Version, object: RequestObject) {
+        let waits = object
+            .target()
+            .is_ok_and(|target| self.queue.get(&target.uid).is_none() && self.parts.live().is_unanswered(&target.uid));
+        if waits {
+            self.see(signer, round, version, object);
         }
     }
 
@@ -444,10 +456,9 @@ impl Controller {
                 self.wait(uid, FAULT, Awaits::Time)
             }
         };
-        if next == Next::Leave
-            && let Some(item) = self.queue.get(uid)
-        {
-            self.stored = self.stored.saturating_sub(item.weight());
+        if next == Next::Leave {
+            self.parts.live().note_answer(uid);
+            self.stored = self.stored.saturating_sub(self.queue.get(uid).map_or(0, Item::weight));
         }
         self.queue.settle(uid, next);
     }
@@ -489,7 +500,7 @@ impl Controller {
         metrics.first.set(i64::from(self.standing.borrow().is_first()));
         metrics.requests_per_second.set(self.rate.tick());
         if self.turned_away.take_if(|most| self.queue.len() <= *most / 2).is_some() {
-            self.refill.send_replace(());
+            self.room.send_replace(true);
         }
     }
 }
@@ -514,9 +525,9 @@ const UNLISTED: Duration = Duration::from_mins(10);
 const FAULT: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(30) };
 /// An object that panicked once will do so again, unless it was bad luck.
 const PANICKED: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_mins(5) };
-/// Beyond this many the API server is the better place to keep them; they are listed again when half are done. Fewer in tests, so that what
+/// Beyond this many the API server is the better place to keep them; they are shown again when half are done. Fewer in tests, so that what
 /// is simulated comes to it.
-const MOST_KEPT: usize = if cfg!(test) { 200 } else { 20_000 };
+const MOST_KEPT: usize = if cfg!(test) { 200 } else { 10_000 };
 /// Certificates issued before a start that wait for our roots to be known; a listing every ten minutes shows the rest.
 const MOST_UNTRACED: usize = 500;
 /// Bytes of requests kept in memory; the rest are read again when it is their turn.

@@ -36,7 +36,7 @@ pub(crate) struct Crew {
     pub(crate) roster: Roster,
     pub(crate) authority_changes: watch::Sender<()>,
     pub(crate) news: mpsc::Sender<(usize, News)>,
-    pub(crate) refill: watch::Receiver<()>,
+    pub(crate) room: watch::Receiver<bool>,
     pub(crate) services: SeenServices,
     pub(crate) vitals: Vitals,
     pub(crate) metrics: Metrics,
@@ -139,7 +139,7 @@ impl Crew {
             signer: signer.signer_name.clone(),
             number,
             out: self.news.clone(),
-            refill: self.refill.clone(),
+            room: self.room.clone(),
             metrics: self.metrics.clone(),
             pace: self.pace,
         };

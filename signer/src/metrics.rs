@@ -320,7 +320,7 @@ impl List {
 /// How a walk may end; `lost` to somebody who answered first, `dropped` with the signer or by a panic.
 const OUTCOMES: [&str; 5] = ["answered", "hold", "fault", "lost", "dropped"];
 const REJECTIONS: [&str; 4] = ["invalid", "lacks_sign", "forbidden", "other"];
-const RESTARTS: [&str; 6] = ["ended", "silent", "expired", "refill", "rolled_back", "error"];
+const RESTARTS: [&str; 5] = ["ended", "silent", "expired", "rolled_back", "error"];
 /// As it stands; an older spec than the one that stands there; nothing.
 pub(crate) const JUDGEMENTS: [&str; 3] = ["in_force", "last_good", "refused"];
 const PLACES: [&str; 3] = ["ready", "in_flight", "waiting"];

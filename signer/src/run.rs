@@ -131,7 +131,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
     let guard_state = watch::Sender::new(GuardState::Unknown);
     let standing = watch::Sender::new(Standing::behind());
     let changes = watch::Sender::new(());
-    let refill = watch::Sender::new(());
+    let room = watch::Sender::new(true);
     let (news_in, news) = mpsc::channel(NEWS);
     let (notices, writer) = Notices::new(calls.clone(), identity.clone(), metrics.clone(), pace);
     let vitals = Vitals::new(metrics.clone());
@@ -181,7 +181,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         roster: roster.clone(),
         authority_changes: changes.clone(),
         news: news_in,
-        refill: refill.subscribe(),
+        room: room.subscribe(),
         services: services.clone(),
         vitals,
         metrics: metrics.clone(),
@@ -228,7 +228,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         _ = settled => {}
     }
 
-    let controller = Controller::new(parts, health, news, standing.subscribe(), refill);
+    let controller = Controller::new(parts, health, news, standing.subscribe(), room);
     let mut controller = tokio::spawn(controller.run(stop.clone()));
     let ended = tokio::select! {
         ended = &mut controller => ended.map_err(RunError::Part),

@@ -1,7 +1,7 @@
 //! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
 //! versions or single objects, the watch goes on; it ends only when it is stopped.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, future::ready, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -29,6 +29,8 @@ pub(crate) enum News {
     /// A request as it is now, seen in (or after) the listing of this number, read through this version. Answered ones come
     /// too: somebody has to see what was issued under our name.
     Seen(u64, Version, Box<RequestObject>),
+    /// A request as it was when a listing began that may be old by now, shown once more in case it was turned away.
+    Again(u64, Version, Box<RequestObject>),
     /// A request was deleted.
     Gone(RequestUid),
     /// The listing of this number ended: what it did not show is gone.
@@ -47,24 +49,78 @@ pub(crate) struct Watch {
     /// The number of the signer, which goes with all news of it.
     pub(crate) number: usize,
     pub(crate) out: mpsc::Sender<(usize, News)>,
-    /// Says that the controller turned requests away and has room again: also while a listing is under way, which may have shown them too soon.
-    pub(crate) refill: watch::Receiver<()>,
+    /// Whether the controller has room. Not, once it has turned a request away; and again when half of those that it kept are done.
+    pub(crate) room: watch::Receiver<bool>,
     pub(crate) metrics: Metrics,
     pub(crate) pace: Pace,
 }
 
-/// A listing on its way.
+/// How far a listing has come.
+#[derive(Debug)]
+struct Place {
+    /// The token of the page that comes next. Empty: it has not begun, or has ended.
+    next: String,
+    /// How many a page shows.
+    at_once: u32,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { next: String::new(), at_once: PAGE }
+    }
+}
+
+/// A listing on its way, by its number.
 #[derive(Debug, Default)]
 struct Listing {
     round: u64,
-    /// The token of the page that comes next. Empty: it has not begun, or has ended.
-    next: String,
+    place: Place,
 }
 
 impl Listing {
     /// The one after it.
     fn anew(self) -> Self {
-        Self { round: self.round.saturating_add(1), next: String::new() }
+        Self { round: self.round.saturating_add(1), place: Place::default() }
+    }
+}
+
+/// What the controller turned away is shown to it once more, beside the watch: page after page for as long as it has room, and from
+/// the beginning again if it turned away what lies behind.
+#[derive(Debug)]
+struct Rest {
+    room: watch::Receiver<bool>,
+    place: Place,
+    /// The token of the page that was shown last.
+    last: String,
+    /// Whether something was turned away since this way through all of them began.
+    again: bool,
+}
+
+impl Rest {
+    fn new(room: watch::Receiver<bool>) -> Self {
+        Self { room, place: Place::default(), last: String::new(), again: false }
+    }
+
+    /// A listing of all begins. What it turns away, it may show too soon.
+    fn restart(&mut self) {
+        *self = Self::new(self.room.clone());
+        self.room.mark_unchanged();
+    }
+
+    /// Waits until something is turned away or there is room again.
+    async fn changed(&mut self) {
+        if self.room.changed().await.is_err() {
+            // The controller has gone, which is seen elsewhere.
+            std::future::pending::<()>().await;
+        }
+        self.again = true;
+        if !*self.room.borrow_and_update() {
+            self.place.next.clone_from(&self.last);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        *self.room.borrow() && (self.again || !self.place.next.is_empty())
     }
 }
 
@@ -118,24 +174,25 @@ impl WatchError {
 
 impl Watch {
     /// Watches until the receiving end is dropped.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
         let mut attempt = 0_u32;
         let mut listing = Listing::default();
+        let mut rest = Rest::new(self.room.clone());
         while !self.out.is_closed() {
-            if listing.next.is_empty() {
+            if listing.place.next.is_empty() {
                 listing = listing.anew();
-                self.refill.mark_unchanged();
+                rest.restart();
             }
-            let known = listing.next.clone();
+            let known = listing.place.next.clone();
             let error = match self.list(&mut listing).await {
                 Err(error) => {
                     // One that came further is no sign that the next attempt will fail.
-                    attempt = if listing.next == known { attempt } else { 0 };
+                    attempt = if listing.place.next == known { attempt } else { 0 };
                     error
                 }
                 Ok((version, from)) => {
                     attempt = 0;
-                    match self.follow(listing.round, version, from).await {
+                    match self.follow(listing.round, version, from, &mut rest).await {
                         Ok(cause) => {
                             self.metrics.watch_restarted(cause);
                             continue;
@@ -152,7 +209,7 @@ impl Watch {
             attempt = attempt.saturating_add(1);
             // Where etcd is an older one, a page of what is not any more fails for ever.
             if attempt >= MOST_TRIES {
-                listing.next.clear();
+                listing.place.next.clear();
             }
             tracing::warn!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "cannot see certificate requests");
             tokio::time::sleep(wait).await;
@@ -168,38 +225,66 @@ impl Watch {
     /// that failed: begun anew again and again it might never end.
     async fn list(&self, listing: &mut Listing) -> Result<(Version, String), WatchError> {
         let version = self.versions.served().requests.ok_or(WatchError::NotServed)?;
-        let mut at_once = PAGE;
         loop {
-            let (place, next) = (path(version), encode(&listing.next));
-            let path = format!("{place}?{}&limit={at_once}&continue={next}", self.selector());
-            let page = match self.calls.get::<Page>(&path).await {
-                Ok(page) => page,
-                // Annotations may weigh a quarter of a megabyte each.
-                Err(CallError::TooLong(_)) if at_once > 1 => {
-                    at_once = at_once.checked_div(8).unwrap_or(1).max(1);
-                    continue;
-                }
-                Err(error) => {
-                    // etcd has forgotten how it was when the listing began, or the version that was listed is not served any more.
-                    if error.is_expired() || error.is_unserved() {
-                        listing.next.clear();
-                    }
-                    return Err(WatchError::List(error));
-                }
-            };
+            let page = self.page(version, &mut listing.place).await?;
             for request in page.items.unwrap_or_default() {
-                self.see(listing.round, version, request).await?;
+                self.see(News::Seen, listing.round, version, request).await?;
             }
-            listing.next = page.metadata.next.unwrap_or_default();
-            if listing.next.is_empty() {
+            listing.place.next = page.metadata.next.unwrap_or_default();
+            if listing.place.next.is_empty() {
                 self.tell(News::Listed(listing.round)).await?;
                 return Ok((version, page.metadata.resource_version));
             }
         }
     }
 
+    /// Shows the controller what it may have room for now.
+    async fn list_on(&self, round: u64, version: Version, rest: &mut Rest) -> Result<(), WatchError> {
+        if rest.place.next.is_empty() {
+            rest.again = false;
+        }
+        let page =
+            self.page(version, &mut rest.place).await.inspect_err(|_| rest.again |= rest.place.next.is_empty())?;
+        for request in page.items.unwrap_or_default() {
+            self.see(News::Again, round, version, request).await?;
+        }
+        rest.last = std::mem::replace(&mut rest.place.next, page.metadata.next.unwrap_or_default());
+        if rest.place.next.is_empty() {
+            rest.last.clear();
+        }
+        Ok(())
+    }
+
+    /// Reads the page that comes next.
+    async fn page(&self, version: Version, place: &mut Place) -> Result<Page, WatchError> {
+        loop {
+            let Place { next, at_once } = &*place;
+            let path = format!("{}?{}&limit={at_once}&continue={}", path(version), self.selector(), encode(next));
+            match self.calls.get::<Page>(&path).await {
+                Ok(page) => return Ok(page),
+                // Annotations may weigh a quarter of a megabyte each.
+                Err(CallError::TooLong(_)) if place.at_once > 1 => {
+                    place.at_once = place.at_once.checked_div(8).unwrap_or(1).max(1);
+                }
+                Err(error) => {
+                    // etcd has forgotten how it was when the listing began, or the version that was listed is not served any more.
+                    if error.is_expired() || error.is_unserved() {
+                        place.next.clear();
+                    }
+                    return Err(WatchError::List(error));
+                }
+            }
+        }
+    }
+
     /// Watches from a resourceVersion on, again and again, until it is time to list. Says why.
-    async fn follow(&self, round: u64, version: Version, mut from: String) -> Result<&'static str, WatchError> {
+    async fn follow(
+        &self,
+        round: u64,
+        version: Version,
+        mut from: String,
+        rest: &mut Rest,
+    ) -> Result<&'static str, WatchError> {
         let begun = Instant::now();
         let (mut attempt, mut is_anew) = (0_u32, true);
         let mut obstacle = None;
@@ -207,7 +292,7 @@ impl Watch {
             let known = from.clone();
             let end = match obstacle {
                 Some(end) => end,
-                None => self.stream(round, version, &mut from, is_anew).await,
+                None => self.stream(round, version, &mut from, is_anew, rest).await,
             };
             is_anew = !matches!(end, End::Over);
             if is_anew {
@@ -244,7 +329,7 @@ impl Watch {
         }
     }
 
-    async fn stream(&self, round: u64, version: Version, from: &mut String, is_anew: bool) -> End {
+    async fn stream(&self, round: u64, version: Version, from: &mut String, is_anew: bool, rest: &mut Rest) -> End {
         let path = format!(
             "{}?{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
             path(version),
@@ -260,12 +345,17 @@ impl Watch {
         if is_anew && self.tell(News::Open).await.is_err() {
             return End::Stopped;
         }
-        let mut refill = self.refill.clone();
         loop {
+            let is_due = rest.is_due();
             let line = tokio::select! {
                 line = lines.next(SILENCE) => line,
                 () = self.out.closed() => return End::Stopped,
-                Ok(()) = refill.changed() => return End::Lost("refill"),
+                () = rest.changed() => continue,
+                () = ready(()), if is_due => match self.list_on(round, version, rest).await {
+                    Ok(()) => continue,
+                    Err(WatchError::Stopped) => return End::Stopped,
+                    Err(error) => return End::Failed(error),
+                },
             };
             let whole = match line {
                 Line::Whole(line) => line,
@@ -307,7 +397,7 @@ impl Watch {
                 if let Ok(target) = request.target() {
                     target.resource_version.as_str().clone_into(from);
                 }
-                self.see(round, version, request).await
+                self.see(News::Seen, round, version, request).await
             }
             "DELETED" => {
                 match serde_json::from_str::<RequestObject>(event.object.get()).map(|request| request.target()) {
@@ -346,10 +436,16 @@ impl Watch {
         told.map_err(|_stopped| End::Stopped)
     }
 
-    async fn see(&self, round: u64, version: Version, request: RequestObject) -> Result<(), WatchError> {
+    async fn see(
+        &self,
+        news: impl FnOnce(u64, Version, Box<RequestObject>) -> News,
+        round: u64,
+        version: Version,
+        request: RequestObject,
+    ) -> Result<(), WatchError> {
         // The field selector has done this on the server. A server that ignores it must not make us sign for others.
         if request.signer_name() == Some(self.signer.as_str()) {
-            return self.tell(News::Seen(round, version, Box::new(request))).await;
+            return self.tell(news(round, version, Box::new(request))).await;
         }
         if request.signer_name().is_none() {
             self.skip("a request names no signer");

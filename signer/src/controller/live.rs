@@ -91,6 +91,7 @@ struct Known {
     round: u64,
     chain: Option<Half>,
     asks: Option<Asker>,
+    is_answered: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,12 +114,24 @@ pub(crate) struct Asks<'a> {
 }
 
 impl Live {
-    /// Notes that a request was seen in a listing, or after it.
-    pub(crate) fn touch(&mut self, signer: usize, round: u64, request: &RequestUid) {
+    /// Notes that a request was seen in a listing, or after it, answered or not.
+    pub(crate) fn touch(&mut self, signer: usize, round: u64, request: &RequestUid, is_answered: bool) {
         self.rounds.insert(signer, round);
+        let at = self.known(half(request.as_str()), signer);
+        let known = &mut self.requests[at];
+        (known.round, known.is_answered) = (round, is_answered);
+    }
+
+    /// Notes that a request was answered, whatever the answer.
+    pub(crate) fn note_answer(&mut self, request: &RequestUid) {
         if let Some(at) = self.find(&half(request.as_str())) {
-            self.requests[at].round = round;
+            self.requests[at].is_answered = true;
         }
+    }
+
+    /// Whether a request was seen, and no answer to it.
+    pub(crate) fn is_unanswered(&self, request: &RequestUid) -> bool {
+        self.find(&half(request.as_str())).is_some_and(|at| !self.requests[at].is_answered)
     }
 
     /// Notes that a request has this key. False if the key is another pod's, who came earlier or has a certificate.
@@ -214,7 +227,7 @@ impl Live {
             return at;
         }
         let round = self.rounds.get(&signer).copied().unwrap_or(0);
-        let at = self.requests.insert(Known { request, signer, round, chain: None, asks: None });
+        let at = self.requests.insert(Known { request, signer, round, chain: None, asks: None, is_answered: false });
         let Self { requests, places, hasher, .. } = self;
         let hash = |at: &usize| hasher.hash_one(requests[*at].request);
         places.insert_unique(hash(&at), at, hash);
@@ -374,9 +387,9 @@ mod tests {
     #[test]
     fn a_listing_that_does_not_show_a_request_ends_its_memory() {
         let mut live = Live::default();
-        live.touch(0, 1, &uid("r1"));
+        live.touch(0, 1, &uid("r1"), false);
         assert!(claim(&mut live, "k1", "r1", "p1", 10) && claim(&mut live, "k2", "r2", "p2", 10));
-        live.touch(0, 2, &uid("r1"));
+        live.touch(0, 2, &uid("r1"), false);
         live.sweep(1, 2);
         assert_eq!(live.places.len(), 2);
         live.sweep(0, 2);

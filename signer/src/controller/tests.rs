@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::*;
 use crate::pipeline::{
     Hold,
@@ -7,7 +9,7 @@ use crate::pipeline::{
 /// One that is told its news by hand.
 fn standby(scene: &walk::tests::Scene) -> Controller {
     let ((_, news), (_, standing)) = (mpsc::channel(1), watch::channel(Standing::behind()));
-    Controller::new(Arc::clone(&scene.parts), Health::new(), news, standing, watch::Sender::new(()))
+    Controller::new(Arc::clone(&scene.parts), Health::new(), news, standing, watch::Sender::new(true))
 }
 
 /// As on a standby that has not walked it, and has not heard yet that it is answered.
@@ -33,7 +35,7 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
         let scene = walk::tests::scene().await;
         let ((news, heard), standing) = (mpsc::channel(2), watch::Sender::new(standing));
         let parts = Arc::clone(&scene.parts);
-        let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), watch::Sender::new(()));
+        let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), watch::Sender::new(true));
         let stop = CancellationToken::new();
         let running = tokio::spawn(controller.run(stop.clone()));
         scene.put_on_hold();
@@ -72,7 +74,7 @@ async fn who_is_heard_while_it_is_tried_whether_he_is_gone_is_not_stood_in_for()
         scene.stand_behind();
         let (standing, silence) = (scene.turn.standing.subscribe(), scene.parts.pace.of(SILENCE));
         let ((_, news), parts) = (mpsc::channel(1), Arc::clone(&scene.parts));
-        let mut controller = Controller::new(parts, Health::new(), news, standing.clone(), watch::Sender::new(()));
+        let mut controller = Controller::new(parts, Health::new(), news, standing.clone(), watch::Sender::new(true));
         let turn = tokio::spawn(scene.turn.run());
         tokio::time::sleep(silence).await;
         let uid = RequestUid::parse("the-oldest").unwrap();
@@ -94,7 +96,7 @@ async fn who_is_heard_while_it_is_tried_whether_he_is_gone_is_not_stood_in_for()
 async fn what_was_turned_away_is_asked_for_once_there_is_room() {
     let scene = walk::tests::scene().await;
     let mut controller = standby(&scene);
-    let mut refill = controller.refill.subscribe();
+    let mut room = controller.room.subscribe();
     let name = |number: usize| format!("request-{number}");
     let one = |namespace: &str, number: usize| {
         let mut one = request();
@@ -106,16 +108,45 @@ async fn what_was_turned_away_is_asked_for_once_there_is_room() {
     (0..=MOST_KEPT).for_each(|number| controller.hear(0, one("shop", number)));
     let kept = controller.queue.len();
     assert_eq!(kept, MOST_KEPT * 2 / 3 + 1);
+    assert!(room.has_changed().unwrap() && !*room.borrow_and_update());
     controller.hear(0, one("bank", MOST_KEPT + 1));
     assert_eq!(controller.queue.len(), kept + 1, "nobody else is turned away for it");
     let mut asked = Vec::new();
     for number in 0..kept {
         controller.hear(0, News::Gone(RequestUid::parse(&name(number)).unwrap()));
         controller.tick();
-        if refill.has_changed().unwrap() {
-            refill.mark_unchanged();
+        if room.has_changed().unwrap() {
+            assert!(*room.borrow_and_update());
             asked.push(controller.queue.len());
         }
     }
     assert_eq!(asked, [kept / 2]);
+}
+
+/// A page of a listing that began a while ago shows what was answered or deleted since as it was then.
+#[tokio::test(start_paused = true)]
+async fn what_is_shown_again_is_looked_at_if_it_still_waits() {
+    let scene = walk::tests::scene().await;
+    let mut controller = standby(&scene);
+    let one = |name: &str, status: Value| {
+        let mut one = request();
+        one["metadata"]["uid"] = name.into();
+        one["status"] = status;
+        Box::new(object(one))
+    };
+    let denied = json!({"conditions": [{"type": "Denied", "status": "True", "reason": "No", "message": ""}]});
+    controller.hear(0, News::Seen(1, Version::V1, one("answered", Value::Null)));
+    controller.hear(0, News::Seen(1, Version::V1, one("answered", denied)));
+    controller.hear(0, News::Seen(1, Version::V1, one("gone", Value::Null)));
+    controller.hear(0, News::Gone(RequestUid::parse("gone").unwrap()));
+    controller.hear(0, News::Seen(1, Version::V1, one("kept", Value::Null)));
+    controller.hear(0, News::Seen(1, Version::V1, one("waits", Value::Null)));
+    controller.drop_from_queue(&RequestUid::parse("waits").unwrap()).unwrap();
+    assert_eq!(controller.queue.len(), 1);
+    for name in ["answered", "gone", "kept", "never-seen"] {
+        controller.hear(0, News::Again(1, Version::V1, one(name, Value::Null)));
+        assert_eq!(controller.queue.len(), 1, "{name}");
+    }
+    controller.hear(0, News::Again(1, Version::V1, one("waits", Value::Null)));
+    assert_eq!(controller.queue.len(), 2);
 }

@@ -33,11 +33,11 @@ async fn watch_over(
     newest: impl Fn(usize) -> Instead + Send + 'static,
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
-    watch_refilled(watch::Sender::new(()).subscribe(), newest, answer).await
+    watch_with(watch::Sender::new(true).subscribe(), newest, answer).await
 }
 
-async fn watch_refilled(
-    refill: watch::Receiver<()>,
+async fn watch_with(
+    room: watch::Receiver<bool>,
     newest: impl Fn(usize) -> Instead + Send + 'static,
     answer: impl Fn(bool, usize, &str) -> Instead + Send + 'static,
 ) -> (mpsc::Receiver<(usize, News)>, Metrics, Fake) {
@@ -58,7 +58,7 @@ async fn watch_refilled(
     versions.discover().await.unwrap();
     let (out, news) = mpsc::channel(16);
     let signer = SignerName::parse("podmint.dev/workload").unwrap();
-    let watch = Watch { calls: fake.calls(), versions, signer, number: 3, out, refill, metrics: metrics.clone(), pace };
+    let watch = Watch { calls: fake.calls(), versions, signer, number: 3, out, room, metrics: metrics.clone(), pace };
     tokio::spawn(watch.run());
     (news, metrics, fake)
 }
@@ -77,6 +77,7 @@ async fn next_of_all(news: &mut mpsc::Receiver<(usize, News)>) -> String {
     assert_eq!(number, 3);
     match told {
         News::Seen(round, _, object) => format!("{round} {}", object.target().unwrap().name),
+        News::Again(round, _, object) => format!("{round} {} again", object.target().unwrap().name),
         News::Gone(uid) => format!("gone {uid}"),
         News::Listed(round) => format!("listed {round}"),
         News::Open => "open".to_owned(),
@@ -274,20 +275,63 @@ async fn a_page_that_is_too_long_is_asked_for_in_smaller_pieces() {
 
 /// A listing of very many is still on its way when half of those it showed first are answered.
 #[tokio::test(start_paused = true)]
-async fn what_is_asked_for_while_a_listing_is_under_way_is_listed_after_it() {
-    let refill = watch::Sender::new(());
-    let (asked, there) = (refill.subscribe(), |_| page("99", &[], "more"));
-    let (mut news, metrics, _) = watch_refilled(asked, there, move |stream, number, _| match (stream, number) {
+async fn what_was_turned_away_while_a_listing_was_under_way_is_shown_once_more_after_it() {
+    let room = watch::Sender::new(true);
+    let (asked, there) = (room.subscribe(), |_| page("99", &[], "more"));
+    let (mut news, metrics, _) = watch_with(asked, there, move |stream, number, _| match (stream, number) {
         (true, _) => Instead::Lines(Vec::new(), true),
         (false, 0) => {
-            refill.send_replace(());
+            room.send_replace(false);
+            room.send_replace(true);
             page("5", &[request("a", 1)], "")
         }
-        (false, _) => page("7", &[request("b", 2)], ""),
+        (false, 1) => page("7", &[request("b", 2)], "more"),
+        (false, _) => page("7", &[request("c", 2)], ""),
     })
     .await;
-    expect(&mut news, &["1 a", "listed 1", "2 b", "listed 2"]).await;
+    expect(&mut news, &["1 a", "listed 1", "1 b again", "1 c again"]).await;
     let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
-    assert!(told.is_err(), "it is listed once: {told:?}");
-    assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"refill\"} 1"));
+    assert!(told.is_err(), "it is shown once: {told:?}");
+    assert!(!metrics.text().unwrap().contains("watch_restarts_total{cause=\"error\"} 1"));
+}
+
+/// Where the room ends again, the page that may have come too soon is shown again when there is some; and all from the beginning once the
+/// last was shown. What happens meanwhile is heard.
+#[tokio::test(start_paused = true)]
+async fn what_is_turned_away_is_shown_for_as_long_as_there_is_room() {
+    let room = watch::Sender::new(true);
+    let (asked, there, turns_away) = (room.subscribe(), |_| page("99", &[], "more"), room.clone());
+    let (mut news, _, _) = watch_with(asked, there, move |stream, number, path| {
+        let name = match (stream, path.rsplit("continue=").next().unwrap_or_default()) {
+            (true, _) => return Instead::Lines(vec![event("ADDED", &request("new", 8))], true),
+            (false, "") => "a",
+            (false, "second") => {
+                // The one before the third of its kind leaves no room.
+                if number == 4 {
+                    turns_away.send_replace(false);
+                }
+                "b"
+            }
+            (false, _) => "c",
+        };
+        let next = match name {
+            "a" => "second",
+            "b" => "third",
+            _ => "",
+        };
+        page("5", &[request(name, 1)], next)
+    })
+    .await;
+    expect(&mut news, &["1 a", "1 b", "1 c", "listed 1", "1 new"]).await;
+    room.send_replace(false);
+    let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
+    assert!(told.is_err(), "there is no room: {told:?}");
+    room.send_replace(true);
+    expect(&mut news, &["1 a again", "1 b again"]).await;
+    let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
+    assert!(told.is_err(), "there is none any more: {told:?}");
+    room.send_replace(true);
+    expect(&mut news, &["1 b again", "1 c again", "1 a again", "1 b again", "1 c again"]).await;
+    let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
+    assert!(told.is_err(), "all were shown since: {told:?}");
 }
