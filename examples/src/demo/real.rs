@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use podmint_devcluster::node::Kubelet;
 use serde_json::{Value, json};
@@ -32,10 +32,12 @@ pub struct RealServer {
 impl RealServer {
     /// Connects, and refuses where anything of Podmint's, or of an earlier demo, is in the way.
     pub async fn connect(file: &Path) -> Result<Self> {
-        let kubeconfig =
-            Kubeconfig::read_from(file).with_context(|| format!("could not read the kubeconfig {}", file.display()))?;
+        // kube's messages end with their causes'; both would be printed.
+        let told_once = |error: KubeconfigError| anyhow!(error.to_string());
+        let kubeconfig = Kubeconfig::read_from(file).map_err(told_once);
+        let kubeconfig = kubeconfig.with_context(|| format!("could not read the kubeconfig {}", file.display()))?;
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(told_once);
         let config = config.with_context(|| format!("the kubeconfig {} cannot be used", file.display()))?;
         let admin = Client::try_from(config.clone()).context("could not make a client of the kubeconfig")?;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
