@@ -9,6 +9,7 @@ use http::{
     header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::BodyExt;
+use hyper_timeout::TimeoutConnector;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::client::{Body, ConfigExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -29,8 +30,8 @@ pub fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(config.connect_timeout);
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let mut tls = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    tls.set_connect_timeout(config.connect_timeout);
     let mut http = hyper_util::client::legacy::Builder::new(TokioExecutor::new());
     let http = http.http1_max_buf_size(READ_AT_ONCE).build(tls);
     let service = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(config.auth_layer()?);
@@ -385,6 +386,26 @@ mod tests {
             retry_after: None,
             status: serde_json::from_value(status).unwrap(),
         }))
+    }
+
+    /// As a load balancer does whose API server is gone.
+    #[tokio::test]
+    async fn who_takes_a_connection_and_says_nothing_is_given_up() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = kube::Config::new(format!("https://{}", silent.local_addr().unwrap()).parse().unwrap());
+        config.connect_timeout = Some(Duration::from_millis(50));
+        let calls = Calls::new(client(config).unwrap(), ServerClock::default());
+        let answer = tokio::time::timeout(CALL_LIMIT / 2, calls.get_bytes("/version")).await;
+        assert!(matches!(answer, Ok(Err(CallError::Unreachable(_)))), "{answer:?}");
+    }
+
+    #[test]
+    fn an_api_server_behind_a_proxy_is_refused() {
+        let mut config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
+        config.proxy_url = Some("http://proxy.example.org:3128".parse().unwrap());
+        let error = client(config).map(drop).unwrap_err();
+        assert!(error.to_string().contains("proxy.example.org"), "{error}");
     }
 
     /// In the words of kube-apiserver 1.37.2.
