@@ -135,8 +135,8 @@ impl From<Hold> for Decision {
 mod tests {
     use super::*;
     use crate::pipeline::{
-        Fact, Freshness,
-        honest::{self, NOW, changed, honest, issuer, serial, signer},
+        Claim, Fact, Freshness,
+        honest::{self, NOW, changed, claim, config_with_rule, honest, honest_of, issuer, serial, signer},
     };
 
     fn decided(seen: Observed, signer: Option<&Arc<PodSigner>>, issuer: Option<&Issuer>) -> Decision {
@@ -147,6 +147,19 @@ mod tests {
     fn an_honest_request_is_answered_with_a_certificate() {
         let Decision::Answer(answer) = decided(honest(), Some(&signer()), Some(&issuer())) else { panic!() };
         assert_eq!((answer.kind(), answer.label()), ("issued", "issued"));
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_and_is_granted_is_in_its_certificate() {
+        let asks: Box<[(Box<str>, Box<str>)]> = [("podmint.dev/common-name".into(), "cart_rw".into())].into();
+        let mut seen = honest_of(Claim { annotations: asks.clone(), ..claim() });
+        let Fact::Found(pod, _) = &mut seen.pod else { panic!() };
+        pod.projections[0].annotations = asks;
+        let signer = config_with_rule("{commonNames: [cart_rw]}");
+        let Decision::Answer(answer) = decided(seen, Some(&signer), Some(&issuer())) else { panic!() };
+        assert_eq!(answer.message(), "spiffe://prod.example.org/ns/shop/sa/cart");
+        let Answer::Issue(issued) = answer else { panic!() };
+        assert!(issued.words().subject.fields().eq([(3, "cart_rw")]));
     }
 
     #[test]

@@ -267,6 +267,12 @@ mod tests {
             signer.allow = rules.into();
         });
         assert_eq!(Approved::admit(verified(), &behind).unwrap().shadow(), None, "it would change nothing");
+        let of_others = changed(|signer| {
+            let mut rules = vec![signer.allow[0].clone(), signer.allow[0].clone()];
+            (rules[0].shadow, rules[0].namespaces) = (true, [Pattern::parse("bank").unwrap()].into());
+            signer.allow = rules.into();
+        });
+        assert_eq!(Approved::admit(verified(), &of_others).unwrap().shadow(), None, "it would not admit this pod");
         let alone = changed(|signer| signer.allow[0].shadow = true);
         let hold = held(&alone);
         assert!(matches!(&hold, Hold::NotAdmitted { shadow: Some(rule), .. } if rule == "shops"));

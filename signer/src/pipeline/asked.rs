@@ -118,7 +118,7 @@ const MOST: usize = super::dns::MOST_SERVICES;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::honest::{claim, config_with_rule};
+    use crate::pipeline::honest::{claim, config_with, config_with_rule};
 
     /// What these annotations get by a rule with these requests.
     fn asked(requests: &str, annotations: &[(&str, &str)]) -> Result<Asked, Hold> {
@@ -141,6 +141,29 @@ mod tests {
             assert!(hold.to_string().contains(annotation) && hold.to_string().contains("\"shops\""), "{hold}");
         }
         assert_eq!(asked("{}", &[(ADD_POD_IP, "false"), (ADD_POD_FQDN, "false")]), Ok(Asked::default()));
+    }
+
+    #[test]
+    fn what_the_profile_gives_to_all_may_be_asked_for_by_any_rule() {
+        let asked = |profile: &str, annotation: &str, value: &str| {
+            let signer = config_with(profile);
+            let claim = Claim { annotations: [(annotation.into(), value.into())].into(), ..claim() };
+            granted(&claim, &signer.allow[0], &signer.wording)
+        };
+        for (profile, annotation, value) in [
+            ("profile: {dnsNames: [hostname]}", ADD_POD_FQDN, "true"),
+            ("profile: {dnsNames: [services]}", SERVICE_NAMES, "front"),
+            ("profile: {ipAddresses: [podIPs]}", ADD_POD_IP, "true"),
+        ] {
+            assert!(asked(profile, annotation, value).is_ok(), "{profile}");
+        }
+        for (profile, annotation, value) in [
+            ("profile: {dnsNames: [services]}", ADD_POD_FQDN, "true"),
+            ("profile: {dnsNames: [hostname]}", SERVICE_NAMES, "front"),
+            ("profile: {dnsNames: [hostname, services]}", ADD_POD_IP, "true"),
+        ] {
+            assert!(matches!(asked(profile, annotation, value), Err(Hold::NotGranted { .. })), "{profile}");
+        }
     }
 
     #[test]
