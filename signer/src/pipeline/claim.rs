@@ -407,6 +407,30 @@ mod tests {
     }
 
     #[test]
+    fn a_csr_with_one_thing_too_many_or_of_another_version_is_malformed() {
+        let good = KEY.csr();
+        let (_, outer, _) = element(&good, Tag::Sequence).unwrap();
+        let (info, _, rest) = element(outer, Tag::Sequence).unwrap();
+        let (algorithm, _, rest) = element(rest, Tag::Sequence).unwrap();
+        let (bits, signature, _) = element(rest, Tag::BitString).unwrap();
+        assert!(super::csr(&der(0x30, &[info, algorithm, bits])).is_ok());
+        let (mut later, mut octets, mut unused) = (info.to_vec(), info.to_vec(), signature.to_vec());
+        let version = info.windows(3).position(|bytes| bytes == [0x02, 1, 0]).unwrap();
+        (later[version + 2], octets[version], unused[0]) = (1, 0x04, 1);
+        for bad in [
+            [&good, &[0][..]].concat(),
+            der(0x30, &[info, algorithm, bits, &[0x05, 0]]),
+            der(0x30, &[&later, algorithm, bits]),
+            der(0x30, &[&octets, algorithm, bits]),
+            der(0x70, &[info, algorithm, bits]),
+            der(0x30, &[info, algorithm, &der(0x03, &[&unused])]),
+        ] {
+            let denial = denied(with("stubPKCS10Request", BASE64_STANDARD.encode(&bad).into()));
+            assert_eq!(denial, Denial::Malformed(Malformed::Csr), "{bad:02x?}");
+        }
+    }
+
+    #[test]
     fn the_list_of_what_was_ignored_has_an_end() {
         let attribute = der(0x30, &[&der(0x06, &[&[0x55, 1]]), &der(0x31, &[])]);
         let csr = KEY.csr_of(&der(0x30, &[]), &attribute.repeat(400));
