@@ -350,6 +350,14 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_nobodys_pod_can_have_is_not_believed() {
+        for address in ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            assert!(!is_a_pods(&address.parse().unwrap()), "{address}");
+        }
+        assert!(["10.0.0.7", "fd00::7", "169.254.7.7"].iter().all(|address| is_a_pods(&address.parse().unwrap())));
+    }
+
+    #[test]
     fn what_is_empty_or_absent_is_nothing() {
         let pod = facts(
             json!({"metadata": {"uid": ""}, "spec": {"nodeName": "", "serviceAccountName": "", "containers": []}}),
