@@ -29,7 +29,7 @@ pub(crate) enum News {
     /// A request as it is now, seen in (or after) the listing of this number, read through this version. Answered ones come
     /// too: somebody has to see what was issued under our name.
     Seen(u64, Version, Box<RequestObject>),
-    /// A request as it was when a listing began that may be old by now, shown once more in case it was turned away.
+    /// A request as it was when a listing began, perhaps minutes ago, shown once more in case it was turned away.
     Again(u64, Version, Box<RequestObject>),
     /// A request was deleted.
     Gone(RequestUid),
