@@ -40,7 +40,7 @@ use crate::{
     health::Health,
     metrics::StateLabels,
     names::RequestUid,
-    pace::{Backoff, chance},
+    pace::{Backoff, chance, sleep_until},
 };
 
 /// The one task that owns the queue.
@@ -502,13 +502,6 @@ impl Controller {
         if self.turned_away.take_if(|most| self.queue.len() <= *most / 2).is_some() {
             self.room.send_replace(true);
         }
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::Instant;
 
 /// The factor by which the signer's own waits are shortened. Certificate dates never are: they follow the API server's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,14 @@ impl Pace {
     /// Waits.
     pub(crate) async fn pause(self, wait: Duration) {
         tokio::time::sleep(self.of(wait)).await;
+    }
+}
+
+/// Waits until then, or for ever.
+pub(crate) async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
 //! versions or single objects, the watch goes on; it ends only when it is stopped.
 
-use std::{borrow::Cow, future::ready, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +20,7 @@ use crate::{
     chain::Chain,
     metrics::Metrics,
     names::{RequestUid, SignerName},
-    pace::{Backoff, Pace, chance},
+    pace::{Backoff, Pace, chance, sleep_until},
 };
 
 /// What the watch tells the controller.
@@ -94,11 +94,14 @@ struct Rest {
     last: String,
     /// Whether something was turned away since this way through all of them began.
     again: bool,
+    /// How often the page that comes next could not be read, and until when it is left.
+    failed: u32,
+    pause: Option<Instant>,
 }
 
 impl Rest {
     fn new(room: watch::Receiver<bool>) -> Self {
-        Self { room, place: Place::default(), last: String::new(), again: false }
+        Self { room, place: Place::default(), last: String::new(), again: false, failed: 0, pause: None }
     }
 
     /// A listing of all begins. What it turns away, it may show too soon.
@@ -119,8 +122,10 @@ impl Rest {
         }
     }
 
-    fn is_due(&self) -> bool {
-        *self.room.borrow() && (self.again || !self.place.next.is_empty())
+    /// When the next page is to be shown, if there is something to show and room for it.
+    fn due(&self) -> Option<Instant> {
+        let is_due = *self.room.borrow() && (self.again || !self.place.next.is_empty());
+        is_due.then(|| self.pause.unwrap_or_else(Instant::now))
     }
 }
 
@@ -238,13 +243,27 @@ impl Watch {
         }
     }
 
-    /// Shows the controller what it may have room for now.
+    /// Shows the controller what it may have room for now. A page that cannot be read is tried again later: the watch beside it is sound.
     async fn list_on(&self, round: u64, version: Version, rest: &mut Rest) -> Result<(), WatchError> {
         if rest.place.next.is_empty() {
             rest.again = false;
         }
-        let page =
-            self.page(version, &mut rest.place).await.inspect_err(|_| rest.again |= rest.place.next.is_empty())?;
+        let page = match self.page(version, &mut rest.place).await {
+            Ok(page) => page,
+            Err(error) => {
+                let wait = self.pace.of(RETRY.wait(rest.failed, chance()));
+                rest.failed = rest.failed.saturating_add(1);
+                // As in `run`.
+                if rest.failed >= MOST_TRIES {
+                    rest.place.next.clear();
+                }
+                rest.again |= rest.place.next.is_empty();
+                rest.pause = Instant::now().checked_add(wait);
+                tracing::info!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "cannot see what was turned away");
+                return Ok(());
+            }
+        };
+        (rest.failed, rest.pause) = (0, None);
         for request in page.items.unwrap_or_default() {
             self.see(News::Again, round, version, request).await?;
         }
@@ -346,15 +365,14 @@ impl Watch {
             return End::Stopped;
         }
         loop {
-            let is_due = rest.is_due();
+            let due = rest.due();
             let line = tokio::select! {
                 line = lines.next(SILENCE) => line,
                 () = self.out.closed() => return End::Stopped,
                 () = rest.changed() => continue,
-                () = ready(()), if is_due => match self.list_on(round, version, rest).await {
+                () = sleep_until(due) => match self.list_on(round, version, rest).await {
                     Ok(()) => continue,
-                    Err(WatchError::Stopped) => return End::Stopped,
-                    Err(error) => return End::Failed(error),
+                    Err(_stopped) => return End::Stopped,
                 },
             };
             let whole = match line {

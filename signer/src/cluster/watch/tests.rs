@@ -335,3 +335,41 @@ async fn what_is_turned_away_is_shown_for_as_long_as_there_is_room() {
     let told = tokio::time::timeout(Duration::from_secs(1), next(&mut news)).await;
     assert!(told.is_err(), "all were shown since: {told:?}");
 }
+
+/// A page that cannot be read costs a pause, and not the watch beside it; one that never can is given up, as in a first listing.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_fails_when_it_is_shown_again_leaves_the_watch_alone() {
+    let cases: [(_, _, _, &[&str]); 3] = [
+        (429, "TooManyRequests", 2, &["1 b again", "1 c again"]),
+        (429, "TooManyRequests", 5, &["1 b again", "1 b again", "1 c again"]),
+        (410, "Expired", 1, &["1 b again", "1 b again", "1 c again"]),
+    ];
+    for (code, reason, failures, shown) in cases {
+        let room = watch::Sender::new(true);
+        let (asked, there) = (room.subscribe(), |_| page("99", &[], "more"));
+        let left = AtomicUsize::new(failures);
+        let (mut news, metrics, fake) = watch_with(asked, there, move |stream, number, path| match (stream, number) {
+            (true, _) => Instead::Lines(vec![event("ADDED", &request("new", 8))], true),
+            (false, 0) => page("5", &[request("a", 1)], ""),
+            (false, _) if path.ends_with("continue=") => page("7", &[request("b", 2)], "two"),
+            (false, _) => match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+                Ok(_) => Instead::Json(code, json!({"code": code, "reason": reason, "details": {}})),
+                Err(_) => page("7", &[request("c", 3)], ""),
+            },
+        })
+        .await;
+        expect(&mut news, &["1 a", "listed 1", "1 new"]).await;
+        room.send_replace(false);
+        room.send_replace(true);
+        for expected in shown {
+            assert_eq!(next_of_all(&mut news).await, *expected);
+        }
+        let told = tokio::time::timeout(Duration::from_secs(1), next_of_all(&mut news)).await;
+        assert!(told.is_err(), "the watch is as it was: {told:?}");
+        let text = metrics.text().unwrap();
+        let restarts = text.lines().filter(|line| line.contains("watch_restarts_total{") && !line.ends_with(" 0"));
+        assert_eq!(restarts.collect::<Vec<_>>(), [""; 0]);
+        let heard = fake.heard.lock().unwrap().clone();
+        assert_eq!(heard.iter().filter(|call| call.contains("watch=true")).count(), 1);
+    }
+}
