@@ -47,8 +47,11 @@ impl Limit {
             self.ease(None, now);
             return;
         }
+        // An API server may come to be further away. Whoever has it nearly to himself sees that; in a crowd it would be the crowd.
+        let is_alone = others < LEAST;
         let slower = |quickest: Duration| quickest.saturating_add(quickest.checked_div(FORGETS).unwrap_or_default());
-        let quickest = self.quickest.map_or(took, |quickest| took.min(slower(quickest)));
+        let quickest =
+            self.quickest.map_or(took, |quickest| took.min(if is_alone { slower(quickest) } else { quickest }));
         self.quickest = Some(quickest);
         if others.saturating_add(1) < self.at_a_time || took > BRISK.max(quickest.saturating_mul(QUEUED)) {
             return;
@@ -94,9 +97,8 @@ const SLOW: Duration = Duration::from_secs(6);
 /// waited in queues that more walks would only lengthen.
 const BRISK: Duration = Duration::from_millis(40);
 const QUEUED: u32 = 3;
-/// The quickest walk is a part in so many slower with every walk, for an API server may come to be further away: half as slow again
-/// after a burst of several thousand.
-const FORGETS: u32 = 16_384;
+/// By one part in so many the quickest may be slower after each walk that had the API server nearly to itself.
+const FORGETS: u32 = 16;
 /// Errors that come together have one cause.
 const SAME_OVERLOAD: Duration = Duration::from_secs(1);
 
@@ -141,7 +143,10 @@ mod tests {
         let mut limit = Limit::new();
         walks(&mut limit, 1, QUICK);
         walks(&mut limit, 50_000, BRISK * 4);
-        assert!(limit.at_a_time() > START, "it has moved away, and the quickest is forgotten");
+        assert_eq!(limit.at_a_time(), START, "for all we know they stood in a queue");
+        (0..100).for_each(|_| limit.kept_up(BRISK * 4, LEAST - 1, Instant::now()));
+        walks(&mut limit, START, BRISK * 4);
+        assert_eq!(limit.at_a_time(), START + 1, "it has moved away, as those who were alone have seen");
     }
 
     #[test]
