@@ -12,6 +12,8 @@
 mod backlog;
 mod copied;
 mod fair;
+mod fairness;
+mod fleet;
 mod laws;
 mod takeover;
 mod world;
