@@ -358,6 +358,12 @@ mod tests {
     }
 
     #[test]
+    fn of_a_namespace_its_labels_count() {
+        let bare = serde_json::from_value::<Bare>(json!({"metadata": {"labels": {"env": "prod"}}})).unwrap();
+        assert_eq!(NamespaceFacts::from(bare).labels.get("env").map(|value| &**value), Some("prod"));
+    }
+
+    #[test]
     fn what_is_empty_or_absent_is_nothing() {
         let pod = facts(
             json!({"metadata": {"uid": ""}, "spec": {"nodeName": "", "serviceAccountName": "", "containers": []}}),
@@ -375,6 +381,13 @@ mod tests {
         assert_eq!(phase_of(init(json!({"waiting": {}}))), Phase::Waiting);
         assert_eq!(phase_of(init(json!({"running": {}}))), Phase::Started);
         assert_eq!(phase_of(init(json!({"terminated": {"exitCode": 0}}))), Phase::Started);
+        let before = |state: Value, restarts: u32| {
+            json!({"phase": "Pending", "initContainerStatuses": [
+            {"name": "i", "image": "", "imageID": "", "ready": false, "restartCount": restarts, "state": {"waiting": {}}, "lastState": state}]})
+        };
+        assert_eq!(phase_of(before(json!({}), 0)), Phase::Waiting);
+        assert_eq!(phase_of(before(json!({"terminated": {"exitCode": 1}}), 0)), Phase::Started);
+        assert_eq!(phase_of(before(json!({}), 1)), Phase::Started, "it has run, and nothing else is known of that");
         assert_eq!(phase_of(json!({"phase": "Running"})), Phase::Started);
         assert_eq!(phase_of(json!({"phase": "Unknown"})), Phase::Started);
         assert_eq!(phase_of(json!({})), Phase::Started, "when we cannot tell");

@@ -61,7 +61,7 @@ impl TestKey {
         der.as_ref().to_vec()
     }
 
-    fn sign(&self, message: &[u8]) -> (&'static [u8], Vec<u8>) {
+    pub(crate) fn sign(&self, message: &[u8]) -> (&'static [u8], Vec<u8>) {
         match self {
             Self::Ecdsa(oid, pair) => (oid, pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()),
             Self::Ed25519(pair) => (ED25519, pair.sign(message).as_ref().to_vec()),

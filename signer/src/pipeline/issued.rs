@@ -307,6 +307,30 @@ mod tests {
             let issued = issue(&TestKey::new(kind), &issuer).unwrap();
             assert_eq!(issued.claim().key_type(), kind);
             assert_eq!(Sha256::of(&leaf_of(&issued)), issued.fingerprint());
+            assert_eq!(issued.generation(), issuer.generation().number());
+        }
+    }
+
+    /// RFC 7093, method 4 with SHA-256.
+    #[test]
+    fn the_subject_key_identifier_is_160_bits_of_the_hash_of_the_key() {
+        let leaf = leaf_of(&issued());
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        assert_eq!(subject_key(&leaf).unwrap(), &Sha256::of(&KEY.spki()).as_bytes()[..20]);
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_below_a_day_is_short_lived() {
+        let issuer = issuer();
+        for (seconds, is_short) in [(43_200, true), (86_399, true), (86_400, false)] {
+            let mut claim = claim_with(&KEY);
+            claim.max_expiration_seconds = seconds;
+            let mut seen = honest_of(claim);
+            let Fact::Found(pod, _) = &mut seen.pod else { panic!("an honest pod is there") };
+            pod.projections[0].max_expiration_seconds = seconds.into();
+            let approved = Approved::admit(Verified::check(seen).unwrap(), &signer()).unwrap();
+            let profile = Profile::decide(approved, issuer.usable_until(), NOW, serial()).unwrap();
+            assert_eq!(Issued::sign(profile, &issuer).unwrap().is_short_lived(), is_short, "{seconds}");
         }
     }
 

@@ -198,7 +198,7 @@ fn kind(spki: &[u8], info: &SubjectPublicKeyInfo<'_>) -> Result<KeyType, BadKey>
         return Ok(*kind);
     }
     match info.parsed() {
-        Ok(Parsed::RSA(key)) if info.algorithm.algorithm == RSA => rsa_kind(info, &key),
+        Ok(Parsed::RSA(key)) => rsa_kind(info, &key),
         Ok(_) => Err(BadKey::Unsupported),
         Err(_) => Err(BadKey::Garbage),
     }
@@ -243,7 +243,6 @@ fn ecdsa_digest(oid: &Oid<'_>) -> Option<&'static ring::digest::Algorithm> {
 
 const P521_FIELD: usize = 66;
 
-const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
 const RSA_SHA256: Oid<'static> = oid!(1.2.840.113549.1.1.11);
 const RSA_SHA384: Oid<'static> = oid!(1.2.840.113549.1.1.12);
 const RSA_SHA512: Oid<'static> = oid!(1.2.840.113549.1.1.13);
@@ -274,6 +273,13 @@ const FIXED: [(KeyType, &[u8], usize); 4] = [
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        signature::{
+            ECDSA_P521_SHA256_ASN1_SIGNING, ECDSA_P521_SHA384_ASN1_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA384,
+            RSA_PKCS1_SHA512,
+        },
+    };
     use base64::{Engine, prelude::BASE64_STANDARD};
 
     use super::*;
@@ -308,6 +314,44 @@ mod tests {
             for (other, _, proof) in PROOFS {
                 let key = PublicKey::parse(&decode(spki)).unwrap();
                 assert_eq!(key.possessed(&pod, &decode(proof)), kind == other, "{kind} with the proof of {other}");
+            }
+        }
+    }
+
+    /// What a PKCS#10 request may be signed with: an algorithm of its key, and the very one that it names.
+    #[test]
+    fn a_signature_counts_by_the_algorithm_that_made_it_and_by_no_other() {
+        let mut made = OTHER_DIGESTS.map(|(oid, spki, signature)| (oid, decode(spki), decode(signature))).to_vec();
+        for (kind, oid) in [
+            (KeyType::EcdsaP256, ECDSA_SHA256),
+            (KeyType::EcdsaP384, ECDSA_SHA384),
+            (KeyType::EcdsaP521, ECDSA_SHA512),
+            (KeyType::Ed25519, ED25519_OID),
+        ] {
+            let key = TestKey::new(kind);
+            made.push((oid, key.spki(), key.sign(MESSAGE).1));
+        }
+        for (oid, with) in
+            [(ECDSA_SHA256, &ECDSA_P521_SHA256_ASN1_SIGNING), (ECDSA_SHA384, &ECDSA_P521_SHA384_ASN1_SIGNING)]
+        {
+            let key = TestKey::Ecdsa(&[], EcdsaKeyPair::generate(with).unwrap());
+            made.push((oid, key.spki(), key.sign(MESSAGE).1));
+        }
+        let TestKey::Rsa(pair) = &*RSA_KEY else { panic!("it is an RSA key") };
+        made.push((RSA_SHA256, RSA_KEY.spki(), RSA_KEY.sign(MESSAGE).1));
+        for (oid, with) in [(RSA_SHA384, &RSA_PKCS1_SHA384), (RSA_SHA512, &RSA_PKCS1_SHA512)] {
+            let mut signature = vec![0; pair.public_modulus_len()];
+            pair.sign(with, &SystemRandom::new(), MESSAGE, &mut signature).unwrap();
+            made.push((oid, RSA_KEY.spki(), signature));
+        }
+        let all = [RSA_SHA256, RSA_SHA384, RSA_SHA512, ECDSA_SHA256, ECDSA_SHA384, ECDSA_SHA512, ED25519_OID];
+        for (oid, spki, signature) in &made {
+            let key = PublicKey::parse(spki).unwrap();
+            for named in &all {
+                let algorithm = AlgorithmIdentifier { algorithm: named.clone(), parameters: None };
+                let counts = key.signed(&algorithm, MESSAGE, signature);
+                assert_eq!(counts, named == oid, "{} signed with {oid}, named {named}", key.kind());
+                assert!(!key.signed(&algorithm, b"something else", signature));
             }
         }
     }
@@ -349,6 +393,25 @@ mod tests {
         let algorithm = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
         der(0x30, &[algorithm, &der(0x03, &[&[0], body])])
     }
+
+    const MESSAGE: &[u8] = b"signed by another digest than its curve's";
+
+    /// Made once with Go 1.26 (`ecdsa.SignASN1` of [`MESSAGE`]), for the libraries at hand do not sign so. No private key was kept.
+    const OTHER_DIGESTS: [(Oid<'static>, &str, &str); 2] = [
+        (
+            ECDSA_SHA384,
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8+Qkn3wD9bUgUgrdfHxUAbPbSoT/krSu9kyIssgCT9LD6P7jg7BOxdTz57CfmtH/\
+             xp4VUJExD7zQOzvk7vdqXQ==",
+            "MEYCIQDSL6WaowK9VfGpXYn6QO0k6VQKT9+xMottXucQLBvmlAIhAKBZohi7O6pf/fds6+xIsH0e3j/H44jSrQk4xJF9Bu93",
+        ),
+        (
+            ECDSA_SHA256,
+            "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAELJJ31KZhPH2v/6RktjhgYCEkDp4QtcT2ZCu24nqTzA9Ju37YEmUsALPe2v1czbnt8svy\
+             J80Nk9VYynoZEbilNa6GYpbbU8BN2Ahqj4n4F4VcTi0q3vs2CBB3REs/PVY0",
+            "MGUCMQD97EucnuD5iry8/AjApKLoEVLYahoHfqitxLkjYLDdmIL0fV959VXZkXBSVlcqHCsCMASfmvgZ1Qc2nQwQqAmJGmSYwPI0\
+             6pXPsTV490FBHi1W4kDyAciHqJhJfTM+8BW8YA==",
+        ),
+    ];
 
     /// Made once with Go 1.26, as kubelets of 1.35 do it: `rsa.SignPSS` with no options, `ecdsa.SignASN1` over SHA-256,
     /// `ed25519.Sign`. Public keys and signatures only; no private key was kept.
