@@ -97,8 +97,9 @@ const SLOW: Duration = Duration::from_secs(6);
 /// waited in queues that more walks would only lengthen.
 const BRISK: Duration = Duration::from_millis(40);
 const QUEUED: u32 = 3;
-/// By one part in so many the quickest may be slower after each walk that had the API server nearly to itself.
-const FORGETS: u32 = 16;
+/// By one part in so many the quickest may be slower after each walk that had the API server nearly to itself: it is the quickest of some
+/// hundred.
+const FORGETS: u32 = 256;
 /// Errors that come together have one cause.
 const SAME_OVERLOAD: Duration = Duration::from_secs(1);
 
@@ -144,7 +145,7 @@ mod tests {
         walks(&mut limit, 1, QUICK);
         walks(&mut limit, 50_000, BRISK * 4);
         assert_eq!(limit.at_a_time(), START, "for all we know they stood in a queue");
-        (0..100).for_each(|_| limit.kept_up(BRISK * 4, LEAST - 1, Instant::now()));
+        (0..1_000).for_each(|_| limit.kept_up(BRISK * 4, LEAST - 1, Instant::now()));
         walks(&mut limit, START, BRISK * 4);
         assert_eq!(limit.at_a_time(), START + 1, "it has moved away, as those who were alone have seen");
     }
