@@ -250,7 +250,7 @@ pub(crate) fn makings<'a>(signer: &'a PodSigner, domains: &'a Domains, now: Offs
 pub(crate) fn generation() -> Generation {
     let (signer, domains) = (signer(), domains());
     let makings = makings(&signer, &domains, NOW);
-    make::generation(&make::root(&makings).unwrap(), Plan::new(1, 86_400), None, &makings).unwrap()
+    make::generation(&make::root(&makings).unwrap(), Plan::new(7, 86_400), None, &makings).unwrap()
 }
 
 pub(crate) fn issuer_of(generation: Generation) -> Issuer {

@@ -131,7 +131,7 @@ fn the_status_tells_the_generation_and_what_happens_next() {
     let [issuing, root] = authority.generations.as_slice() else { panic!("{authority:?}") };
     assert!(issuing.subject.contains("CN=Podmint issuing") && issuing.subject_key_id.len() == 59, "{issuing:?}");
     assert_eq!((issuing.usable_until.as_str(), issuing.phase.as_str()), (authority.usable_until.as_str(), "issuing"));
-    assert_eq!((root.phase.as_str(), authority.phase.as_str(), authority.number), ("root", "stable", 1));
+    assert_eq!((root.phase.as_str(), authority.phase.as_str(), authority.number), ("root", "stable", 7));
     let next = authority.next.unwrap();
     assert!(next.step == "Renew" && next.at < issuing.usable_until, "{next:?}");
 
