@@ -20,8 +20,9 @@ struct Level<T> {
     least: f64,
     current: f64,
     smoothed: f64,
+    /// The seats of calls that were let through, and of those that wait.
     taken: f64,
-    wanted: f64,
+    waiting: f64,
     line: VecDeque<Call<T>>,
     /// How many may wait before it says 429.
     most: usize,
@@ -83,7 +84,7 @@ impl<T> Server<T> {
                 current: nominal - (lendable / 2.0).floor(),
                 smoothed: 0.0,
                 taken: 0.0,
-                wanted: 0.0,
+                waiting: 0.0,
                 line: VecDeque::new(),
                 most,
                 demand: Demand::default(),
@@ -98,7 +99,7 @@ impl<T> Server<T> {
         if level.line.len() >= level.most {
             return Err(call);
         }
-        level.wanted += call.seats;
+        level.waiting += call.seats;
         level.line.push_back(call);
         Ok(())
     }
@@ -116,13 +117,13 @@ impl<T> Server<T> {
             // A call that finds too few seats waits until there are enough, and those behind it wait too.
             while let Some(call) = level.line.pop_front_if(|call| level.taken + call.seats <= level.current) {
                 level.taken += call.seats;
-                level.wanted -= call.seats;
+                level.waiting -= call.seats;
                 self.calls += 1;
                 let replied = now + call.runs;
                 self.replies.insert((replied, self.calls), call.about);
                 self.ends.insert((replied + call.lingers, self.calls), (number, call.seats));
             }
-            level.demand.note(level.taken + level.wanted);
+            level.demand.note(level.taken + level.waiting);
         }
         let mut replies = Vec::new();
         while let Some(reply) = self.replies.first_entry().filter(|reply| reply.key().0 <= now) {

@@ -6,8 +6,8 @@
 //!
 //! In each round every program is started anew, and the API server with it, with the same rights, for the same pods; it answers one
 //! request that waits already, then a steady trickle, then a trickle beside another namespace's flood, then a burst, and all requests
-//! are deleted again. Those who ask are kubelets to the API server. `--watchers 1000` adds what a thousand kubelets hold open; `--pods 10000 --burst 10000` is every pod of a hundred
-//! nodes at one time.
+//! are deleted again. Those who ask are kubelets to the API server. `--watchers 1000` adds what a thousand kubelets hold open;
+//! `--pods 10000 --burst 10000` is every pod of a hundred nodes at one time.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
