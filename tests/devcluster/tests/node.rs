@@ -177,6 +177,20 @@ impl Rig {
     fn file(&self, pod: &str, name: &str) -> String {
         std::fs::read_to_string(self.agent.volume("default", pod, "id").join(name)).unwrap_or_default()
     }
+
+    /// The first time, a volume's links are made one after the other, by name: whoever finds the last finds all.
+    async fn has_files(&self, pod: &str) {
+        until(async || !self.file(pod, "trust.pem").is_empty()).await;
+    }
+
+    /// A file that is just being replaced may be missing for a moment between two looks.
+    async fn renewed(&self, pod: &str, old: &str) {
+        until(async || {
+            let bundle = self.file(pod, "bundle.pem");
+            !bundle.is_empty() && bundle != old
+        })
+        .await;
+    }
 }
 
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
@@ -237,20 +251,20 @@ async fn a_refresh_brings_a_new_key_and_keeps_the_old_until_then() {
     assert_eq!(rig.agent.refresh("default", "web").await, 0, "there is nothing to refresh yet");
     rig.issue_next().await;
     rig.state(State::Fresh).await;
-    until(async || !rig.file("web", "key.pem").is_empty()).await;
+    rig.has_files("web").await;
     let old = rig.file("web", "bundle.pem");
     assert_eq!(rig.agent.refresh("default", "web").await, 1);
     rig.state(State::WaitRefresh).await;
     assert_eq!(rig.file("web", "bundle.pem"), old);
     rig.issue_next().await;
-    until(async || rig.file("web", "bundle.pem") != old).await;
+    rig.renewed("web", &old).await;
     rig.agent.restart().await;
     assert_eq!(rig.agent.states().await.len(), 1);
     rig.state(State::Wait).await;
     let kept = rig.file("web", "bundle.pem");
     assert!(!kept.is_empty(), "files outlive the agent's memory");
     rig.issue_next().await;
-    until(async || rig.file("web", "bundle.pem") != kept).await;
+    rig.renewed("web", &kept).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,7 +284,7 @@ async fn a_denied_refresh_is_final_until_the_agent_restarts() {
     rig.pods().create(&PostParams::default(), &pod("web", "ECDSAP256")).await.unwrap();
     rig.issue_next().await;
     rig.state(State::Fresh).await;
-    until(async || !rig.file("web", "bundle.pem").is_empty()).await;
+    rig.has_files("web").await;
     let old = rig.file("web", "bundle.pem");
     rig.agent.refresh("default", "web").await;
     let request = rig.next_request().await;
@@ -280,7 +294,7 @@ async fn a_denied_refresh_is_final_until_the_agent_restarts() {
     assert_eq!(rig.file("web", "bundle.pem"), old, "the files stay as they were");
     rig.agent.restart().await;
     rig.issue_next().await;
-    until(async || rig.file("web", "bundle.pem") != old).await;
+    rig.renewed("web", &old).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,7 +338,7 @@ async fn a_pod_that_goes_takes_its_volumes_along_and_a_new_one_starts_anew() {
     let rig = Rig::new(Versions::V1_37, |options| NodeOptions { ownership: Ownership::FsGroup, ..options }).await;
     rig.pods().create(&PostParams::default(), &pod("web", "ED25519")).await.unwrap();
     rig.issue_next().await;
-    until(async || !rig.file("web", "bundle.pem").is_empty()).await;
+    rig.has_files("web").await;
     assert_eq!(mode(&rig.agent.volume("default", "web", "id").join("key.pem")), 0o640);
     rig.pods().delete("web", &DeleteParams::default()).await.unwrap();
     until(async || rig.pods().get_opt("web").await.unwrap().is_none()).await;
@@ -333,7 +347,7 @@ async fn a_pod_that_goes_takes_its_volumes_along_and_a_new_one_starts_anew() {
     assert!(left.items.is_empty(), "requests go with their pod");
     rig.pods().create(&PostParams::default(), &pod("web", "ED25519")).await.unwrap();
     rig.issue_next().await;
-    until(async || !rig.file("web", "bundle.pem").is_empty()).await;
+    rig.has_files("web").await;
 }
 
 fn mode(path: &Path) -> u32 {
