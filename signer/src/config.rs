@@ -213,11 +213,6 @@ impl PodSigner {
     pub fn wants_services(&self) -> bool {
         self.wording.wants_services() || self.allow.iter().any(|rule| rule.requests.services || rule.requests.hostname)
     }
-
-    /// Whether somebody has to know the labels of a pod's namespace.
-    pub fn wants_namespaces(&self) -> bool {
-        self.allow.iter().any(|rule| !rule.namespace_labels.is_empty())
-    }
 }
 
 impl AllowRule {

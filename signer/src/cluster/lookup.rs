@@ -1,9 +1,13 @@
 //! Reads what a claim names: the pod, its ServiceAccount and its node. Nothing is judged here.
 //!
-//! A pod is read for each request. A burst names few ServiceAccounts, nodes and namespaces many times: what the API server's cache has shown of
-//! one serves all requests that stood in line when the read began, for which it is no older than a read of their own could be. So that there
-//! are some, nothing is read again at once: who asks meanwhile waits for the next read, and shares it. What was read may
-//! only accept: where it does not fit, all three are read anew by quorum. What is on hold is always read by quorum, and shared likewise.
+//! A pod is read for each request. A burst names few ServiceAccounts and nodes many times: what the API server's cache has shown of one
+//! within the last second serves all. Of these only the UID counts, which an object keeps for life: whoever named it was right a second ago, and
+//! the API server held the request against both when it was made. Labels may change under the same UID: where a policy looks at a node's or a
+//! namespace's, what was read serves only those that stood in line when the read began, for which it is no older than a read of
+//! their own could be. So that there are some, nothing is read again at once: who asks meanwhile waits for the next read, and shares it.
+//!
+//! What was read may only accept: where it does not fit, all three are read anew by quorum. What is on hold is always read by quorum, and
+//! shared among those that stood in line.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,9 +24,12 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::calls::{CallError, Calls, Part};
-use crate::pipeline::{
-    Bare, Claim, Fact, Freshness, Holds, NamespaceFacts, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts,
-    holds::CONFIG_MAP,
+use crate::{
+    config::{AllowRule, PodSigner},
+    pipeline::{
+        Bare, Claim, Fact, Freshness, Holds, NamespaceFacts, NodeFacts, Observed, Pod, PodFacts, ServiceAccountFacts,
+        holds::CONFIG_MAP,
+    },
 };
 
 /// What a look-up could not find out, and why.
@@ -32,6 +39,28 @@ pub(crate) struct LookupError {
     what: String,
     #[source]
     pub(crate) source: Arc<CallError>,
+}
+
+/// What a policy wants to know beside who and where a pod is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) namespace_labels: bool,
+    pub(crate) node_labels: bool,
+}
+
+impl Wants {
+    /// All of it.
+    pub(crate) const ALL: Self = Self { namespace_labels: true, node_labels: true };
+}
+
+impl From<&PodSigner> for Wants {
+    fn from(policy: &PodSigner) -> Self {
+        let any = |wants: fn(&AllowRule) -> bool| policy.allow.iter().any(wants);
+        Self {
+            namespace_labels: any(|rule| !rule.namespace_labels.is_empty()),
+            node_labels: any(|rule| !rule.node_labels.is_empty()),
+        }
+    }
 }
 
 /// Looks things up. All clones share their calls.
@@ -71,20 +100,20 @@ impl Lookup {
     }
 
     /// Sets the facts beside the claim, all read with the same care, of a request that stood in line `since` then; the namespace's
-    /// where they count.
+    /// where the policy wants them.
     pub(crate) async fn observe(
         &self,
         claim: Arc<Claim>,
         freshness: Freshness,
         since: Instant,
-        wants_namespace: bool,
+        wants: Wants,
     ) -> Result<Observed, LookupError> {
         let namespace = &claim.target.namespace;
         let pod = format!("/api/v1/namespaces/{namespace}/pods/{}", claim.pod);
         let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{}", claim.service_account);
         let node = format!("/api/v1/nodes/{}", claim.node);
         let its_namespace = async {
-            if !wants_namespace {
+            if !wants.namespace_labels {
                 return Ok(None);
             }
             let path = format!("/api/v1/namespaces/{namespace}");
@@ -94,10 +123,12 @@ impl Lookup {
                 Fact::Absent(_) => None,
             })
         };
+        let lately = since.checked_sub(KEPT).unwrap_or(since);
+        let node_since = if wants.node_labels { since } else { lately };
         let (pod, service_account, node, its_namespace) = tokio::try_join!(
             read::<Pod, PodFacts>(self.calls.clone(), pod, freshness, Part::Whole),
-            self.accounts.read(account, freshness, since, self.metadata::<ServiceAccountFacts>(freshness)),
-            self.nodes.read(node, freshness, since, self.metadata::<NodeFacts>(freshness)),
+            self.accounts.read(account, freshness, lately, self.metadata::<ServiceAccountFacts>(freshness)),
+            self.nodes.read(node, freshness, node_since, self.metadata::<NodeFacts>(freshness)),
             its_namespace,
         )?;
         Ok(Observed { claim, pod, service_account, node, namespace: its_namespace, services: None, holds: None })
@@ -233,7 +264,7 @@ impl<T> Default for Recent<T> {
     }
 }
 
-/// Longer than a request of a burst stands in line, as a rule; one that stands longer has its own read.
+/// How long a UID is believed. Longer than a request of a burst stands in line, as a rule; one that stands longer has its own read.
 const KEPT: Duration = Duration::from_secs(1);
 
 /// Between two reads of one thing. At four hundred requests a second each read serves eight of them instead of one; at twenty a second nobody waits.
@@ -242,6 +273,7 @@ const APART: Duration = Duration::from_millis(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{cluster::fake::Fake, pipeline::honest::claim};
 
     const NODE: &str = "/api/v1/nodes/n1";
     const LATER: Duration = Duration::from_millis(1);
@@ -318,6 +350,28 @@ mod tests {
         recent.share(other(), now, now, move |_| async move { Err(trouble()) }.boxed()).await.unwrap_err();
         let fact = recent.share(other(), now, now, |_| async { Ok(found(7)) }.boxed()).await.unwrap();
         assert!(matches!(fact, Fact::Found(7, _)));
+    }
+
+    /// Reads of the ServiceAccount and of the node by two requests, the second made so much later.
+    async fn reads(wants: Wants, later: Duration) -> (usize, usize) {
+        let fake = Fake::new();
+        for path in ["/api/v1/namespaces/shop/serviceaccounts/cart", "/api/v1/nodes/node-a"] {
+            fake.put(path, serde_json::json!({"metadata": {"uid": "one"}}));
+        }
+        let lookup = Lookup::new(fake.calls(), "podmint-system");
+        for _ in 0..2 {
+            let since = Instant::now();
+            lookup.observe(Arc::new(claim()), Freshness::Cached, since, wants).await.unwrap();
+            tokio::time::advance(later).await;
+        }
+        (fake.count("GET /api/v1/namespaces/shop/serviceaccounts/"), fake.count("GET /api/v1/nodes/"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_somebody_is_is_believed_for_a_second_and_what_a_policy_looks_at_is_not() {
+        assert_eq!(reads(Wants::default(), KEPT / 2).await, (1, 1));
+        assert_eq!(reads(Wants::default(), KEPT).await, (2, 2));
+        assert_eq!(reads(Wants::ALL, KEPT / 2).await, (1, 2));
     }
 
     #[tokio::test(start_paused = true)]

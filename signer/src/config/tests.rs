@@ -108,7 +108,7 @@ fn a_rule_has_conditions_limits_and_requests() {
     assert_eq!(*rule_read.node_labels, [("a".into(), "1".into()), ("b".into(), "2".into())]);
     assert_eq!((rule_read.max_seconds, rule_read.shadow), (Some(21_600), true));
     assert_eq!(rule_read.key_types.as_deref(), Some([KeyType::Ed25519].as_slice()));
-    assert!(config.signers()[0].wants_services() && config.signers()[0].wants_namespaces());
+    assert!(config.signers()[0].wants_services());
     let report = config.report();
     for line in [
         "SHADOW     ServiceAccounts * of namespaces shop, team-* (rule shops)",

@@ -24,7 +24,7 @@ use crate::{
         guard::GuardState,
         keeper::serial,
         lease::{Desk, Right},
-        lookup::{Lookup, LookupError},
+        lookup::{Lookup, LookupError, Wants},
         publish::{Put, fate, publish, reread},
         services::SeenServices,
         versions::{Version, Versions},
@@ -262,8 +262,8 @@ async fn claim(parts: &Parts, object: &RequestObject, job: &Job) -> Result<Resul
 async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result<Answer, WalkError> {
     for freshness in [Freshness::Cached, Freshness::Quorum] {
         let policy = parts.roster.policy(job.signer);
-        let namespace = policy.as_ref().is_some_and(|signer| signer.wants_namespaces());
-        let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, namespace);
+        let wants = policy.as_deref().map_or_else(Wants::default, Wants::from);
+        let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, wants);
         let (mut seen, holds) = tokio::try_join!(seen, parts.lookup.holds(job.since)).map_err(WalkError::Lookup)?;
         parts.note_holds(holds.as_ref());
         seen.holds = holds;

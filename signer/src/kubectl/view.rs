@@ -13,7 +13,7 @@ use crate::{
     cluster::{
         calls::{CallError, Calls},
         clock::ServerClock,
-        lookup::Lookup,
+        lookup::{Lookup, Wants},
     },
     config::{Config, ConfigError, Domains, PodSigner},
     names::{DnsName, NameError, Namespace, SerialNumber, SignerName},
@@ -99,7 +99,7 @@ impl View {
     /// The facts, as the signer reads them when it is in doubt.
     pub(super) async fn observe(&self, claim: Arc<Claim>, services: &Services) -> Result<Observed, CannotSee> {
         let begun = tokio::time::Instant::now();
-        let seen = self.lookup.observe(claim, Freshness::Quorum, begun, true);
+        let seen = self.lookup.observe(claim, Freshness::Quorum, begun, Wants::ALL);
         let (mut seen, holds) = tokio::try_join!(seen, self.lookup.holds(begun))
             .map_err(|error| CannotSee::Unread(error.to_string(), Chain(&*error.source).to_string()))?;
         seen.holds = Some(holds.ok_or_else(|| not_allowed(&self.installation.namespace))?);

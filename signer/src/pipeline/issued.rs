@@ -105,7 +105,7 @@ impl Issued {
         lint::all(&leaf).map_err(Fault::Lint)?;
         verify(&der, issuer, &words)?;
         let chain_pem = to_pem(&der) + issuer.generation().chain_pem();
-        rules::issued(&proposed(&words, &chain_pem, &claim), words.decided_at).map_err(Fault::Rule)?;
+        rules::issued(&proposed(&words, &chain_pem, &leaf, &claim), words.decided_at).map_err(Fault::Rule)?;
         let (fingerprint, generation) = (Sha256::of(&der), issuer.generation().number());
         Ok(Self { approved, words, chain_pem, fingerprint, generation })
     }
@@ -258,9 +258,10 @@ fn verify(der: &CertificateDer<'_>, issuer: &Issuer, words: &Words) -> Result<()
     })
 }
 
-fn proposed<'w>(words: &Words, chain_pem: &'w str, claim: &'w Claim) -> Proposed<'w> {
+fn proposed<'w>(words: &Words, chain_pem: &'w str, leaf: &'w X509Certificate<'w>, claim: &'w Claim) -> Proposed<'w> {
     Proposed {
         certificate_chain: chain_pem,
+        leaf,
         not_before: words.not_before,
         begin_refresh_at: words.begin_refresh_at,
         not_after: words.not_after,

@@ -1,6 +1,7 @@
 //! A local copy of the rules by which kube-apiserver takes or refuses a status (`pod-certificates.md` 2.3), so that nothing is
 //! written that it would refuse. The numbers are that page's.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use time::{Duration, OffsetDateTime};
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
@@ -13,6 +14,8 @@ use super::key::PublicKey;
 pub struct Proposed<'a> {
     /// `status.certificateChain`.
     pub certificate_chain: &'a str,
+    /// Its first certificate, as it was read back.
+    pub leaf: &'a X509Certificate<'a>,
     /// `status.notBefore`.
     pub not_before: OffsetDateTime,
     /// `status.beginRefreshAt`.
@@ -37,21 +40,20 @@ pub struct Broken {
 
 /// S8 to S18, for a status that says Issued.
 pub fn issued(proposed: &Proposed<'_>, now: OffsetDateTime) -> Result<(), Broken> {
-    let Proposed { certificate_chain, not_before, begin_refresh_at, not_after, key, max_expiration_seconds } = proposed;
+    let Proposed { certificate_chain, leaf, not_before, begin_refresh_at, not_after, key, max_expiration_seconds } =
+        proposed;
     let keep =
         |rule: &'static str, what: &'static str, kept: bool| if kept { Ok(()) } else { Err(Broken { rule, what }) };
 
     keep("S8", "the chain is longer than 102400 bytes", certificate_chain.len() <= 102_400)?;
-    let blocks =
-        pem::parse_many(certificate_chain).map_err(|_bad| Broken { rule: "S8", what: "the chain is no PEM" })?;
-    let ders: Vec<&[u8]> = blocks.iter().map(pem::Pem::contents).collect();
-    let (leaf, above) = ders.split_first().ok_or(Broken { rule: "S8", what: "the chain is empty" })?;
-    keep("S18", "a block is no CERTIFICATE", blocks.iter().all(|block| block.tag() == "CERTIFICATE"))?;
-    keep("S18", "a certificate behind the leaf is unreadable", above.iter().all(|der| parse(der).is_some()))?;
-    let leaf = parse(leaf).ok_or(Broken { rule: "S8", what: "the leaf is unreadable" })?;
+    let ders: Option<Vec<_>> = certificate_chain.split_inclusive(END).map(block).collect();
+    let ders = ders.ok_or(Broken { rule: "S18", what: "a block is no CERTIFICATE, or not as we write them" })?;
+    let (first, above) = ders.split_first().ok_or(Broken { rule: "S8", what: "the chain is empty" })?;
+    keep("S8", "the chain begins with another certificate than the leaf", first == leaf.as_raw())?;
+    keep("S18", "a certificate behind the leaf is unreadable", above.iter().all(|der| is_certificate(der)))?;
 
-    names(&leaf)?;
-    strict(&leaf)?;
+    names(leaf)?;
+    strict(leaf)?;
     keep("S12", "the leaf has another key than the request", leaf.public_key().raw == key.spki())?;
 
     let validity = leaf.validity();
@@ -87,12 +89,19 @@ pub fn condition(reason: &str, message: &str) -> Result<(), Broken> {
 /// The longest message that S4 allows, in bytes.
 pub(super) const MESSAGE_LIMIT: usize = 32_768;
 
-fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
-    match X509Certificate::from_der(der) {
-        Ok(([], certificate)) => Some(certificate),
-        Ok(_) | Err(_) => None,
-    }
+/// Narrower than Go's `pem.Decode`: no words between the blocks, no headers, and no ends of lines but one.
+fn block(text: &str) -> Option<Vec<u8>> {
+    let lines = text.strip_prefix(BEGIN)?.strip_suffix(END)?;
+    let letters: Vec<u8> = lines.bytes().filter(|byte| *byte != b'\n').collect();
+    STANDARD.decode(letters).ok()
 }
+
+fn is_certificate(der: &[u8]) -> bool {
+    matches!(X509Certificate::from_der(der), Ok(([], _)))
+}
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----\n";
+const END: &str = "-----END CERTIFICATE-----\n";
 
 /// S9, S10 and what S11 says of names. Where Go's parser knows more kinds of names than we ever write, a name of such a kind is
 /// refused here: this copy may be stricter, never more lenient.
@@ -163,10 +172,19 @@ mod tests {
         honest::{NOW, RSA_KEY, claim_with, issued as certificate},
     };
 
-    fn proposed(issued: &Issued) -> Proposed<'_> {
+    fn leaf_of(issued: &Issued) -> Vec<u8> {
+        pem::parse_many(issued.chain_pem()).unwrap().swap_remove(0).into_contents()
+    }
+
+    fn read(der: &[u8]) -> X509Certificate<'_> {
+        X509Certificate::from_der(der).unwrap().1
+    }
+
+    fn proposed<'a>(issued: &'a Issued, leaf: &'a X509Certificate<'a>) -> Proposed<'a> {
         let words = issued.words();
         Proposed {
             certificate_chain: issued.chain_pem(),
+            leaf,
             not_before: words.not_before,
             begin_refresh_at: words.begin_refresh_at,
             not_after: words.not_after,
@@ -178,8 +196,10 @@ mod tests {
     #[test]
     fn each_rule_refuses_what_it_is_there_for() {
         let certificate = certificate();
+        let der = leaf_of(&certificate);
+        let leaf = read(&der);
         let broken = |change: &dyn Fn(&mut Proposed<'_>)| {
-            let mut proposed = proposed(&certificate);
+            let mut proposed = proposed(&certificate, &leaf);
             change(&mut proposed);
             issued(&proposed, NOW).err().map(|broken| broken.rule)
         };
@@ -195,7 +215,7 @@ mod tests {
         assert_eq!(broken(&|status| status.begin_refresh_at = last), None);
         assert_eq!(broken(&|status| status.begin_refresh_at = last + Duration::SECOND), Some("S17"));
         let other = claim_with(&RSA_KEY).key;
-        let mut with_other_key = proposed(&certificate);
+        let mut with_other_key = proposed(&certificate, &leaf);
         with_other_key.key = &other;
         assert_eq!(issued(&with_other_key, NOW).unwrap_err().rule, "S12");
     }
@@ -203,7 +223,9 @@ mod tests {
     #[test]
     fn five_minutes_from_now_is_too_far_either_way() {
         let certificate = certificate();
-        let at = |now| issued(&proposed(&certificate), now).err().map(|broken| broken.rule);
+        let der = leaf_of(&certificate);
+        let leaf = read(&der);
+        let at = |now| issued(&proposed(&certificate, &leaf), now).err().map(|broken| broken.rule);
         let not_before = certificate.words().not_before;
         let five = Duration::minutes(5);
         assert_eq!(at(not_before + five - Duration::NANOSECOND), None);
@@ -213,18 +235,26 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_no_certificate_is_refused() {
+    fn a_chain_of_anything_but_the_leaf_and_certificates_is_refused() {
         let certificate = certificate();
-        let with = |block: &str| {
-            let chain = certificate.chain_pem().to_owned() + block;
-            issued(&Proposed { certificate_chain: &chain, ..proposed(&certificate) }, NOW)
-                .err()
-                .map(|broken| broken.rule)
+        let der = leaf_of(&certificate);
+        let leaf = read(&der);
+        let told = |chain: &str| {
+            let proposed = Proposed { certificate_chain: chain, ..proposed(&certificate, &leaf) };
+            issued(&proposed, NOW).err().map(|broken| (broken.rule, broken.what))
         };
+        let with = |block: &str| told(&(certificate.chain_pem().to_owned() + block)).map(|(rule, _)| rule);
         assert_eq!(with(""), None);
         assert_eq!(with("-----BEGIN X-----\nAAAA\n-----END X-----\n"), Some("S18"));
         assert_eq!(with("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Some("S18"));
+        assert_eq!(with("-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n"), Some("S18"));
+        assert_eq!(with("words"), Some("S18"));
         assert_eq!(with(&"x".repeat(102_400)), Some("S8"));
+        let (first, above) = certificate.chain_pem().split_at(certificate.chain_pem().find(END).unwrap() + END.len());
+        assert_eq!(told(first), None, "what is behind it is not the leaf's matter");
+        let other = "the chain begins with another certificate than the leaf";
+        assert_eq!(told(above), Some(("S8", other)));
+        assert_eq!(told(&first.replacen('\n', "\r\n", 1)).map(|(rule, _)| rule), Some("S18"));
     }
 
     #[test]
@@ -233,7 +263,7 @@ mod tests {
             let mut params = CertificateParams::default();
             change(&mut params);
             let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
-            let leaf = parse(&der).unwrap();
+            let leaf = read(&der);
             names(&leaf).and_then(|()| strict(&leaf)).err().map(|broken| broken.rule)
         };
         let dns = |name: &str| vec![SanType::DnsName(name.try_into().unwrap())];

@@ -196,12 +196,12 @@ impl Waits {
         Self { begun, created: created.into_iter().map(|(_, created)| created).collect(), answered }
     }
 
-    /// The wait that so many hundredths of all requests did not exceed, in milliseconds.
-    pub(crate) fn percentile(&self, hundredths: usize) -> f64 {
+    /// The wait that so many thousandths of all requests did not exceed, in milliseconds.
+    pub(crate) fn percentile(&self, thousandths: usize) -> f64 {
         let pairs = self.created.iter().zip(&self.answered);
         let mut waits: Vec<_> = pairs.map(|(created, answered)| answered.saturating_duration_since(*created)).collect();
         waits.sort();
-        waits[(waits.len() * hundredths / 100).min(waits.len() - 1)].as_secs_f64() * 1e3
+        waits[(waits.len() * thousandths / 1000).min(waits.len() - 1)].as_secs_f64() * 1e3
     }
 
     /// How many milliseconds after the beginning the first was answered.
