@@ -93,6 +93,19 @@ async fn scene_with(sink: Sink, audit: Arc<Mutex<Vec<Value>>>) -> Scene {
     Scene { fake, parts, audit, guard, authority, notices: writer, turn }
 }
 
+fn job(request: Value) -> Job {
+    let object = object(request);
+    Job {
+        signer: 0,
+        target: object.target().unwrap(),
+        version: Version::V1,
+        object: Some(Arc::new(object)),
+        since: Instant::now(),
+        reason: "",
+        right: Right::First,
+    }
+}
+
 impl Scene {
     pub(in crate::controller) async fn walk(&self) -> Ended {
         self.walk_again("").await
@@ -100,18 +113,12 @@ impl Scene {
 
     /// As when it comes back for this reason.
     async fn walk_again(&self, reason: &'static str) -> Ended {
-        let object = object(request());
-        let target = object.target().unwrap();
-        let job = Job {
-            signer: 0,
-            target,
-            version: Version::V1,
-            object: Some(Arc::new(object)),
-            since: Instant::now(),
-            reason,
-            right: Right::First,
-        };
-        walk(Arc::clone(&self.parts), job).await.ended
+        walk(Arc::clone(&self.parts), Job { reason, ..job(request()) }).await.ended
+    }
+
+    /// As when the first has passed it over.
+    async fn walk_in_place_of_the_first(&self) -> Ended {
+        walk(Arc::clone(&self.parts), Job { right: Right::PassedOver, ..job(request()) }).await.ended
     }
 
     pub(in crate::controller) async fn hold(&self) -> Hold {
@@ -176,6 +183,7 @@ async fn an_honest_request_is_recorded_and_answered_with_one_put() {
     assert!(status["conditions"][0]["message"].as_str().unwrap().contains(records[0]["serial"].as_str().unwrap()));
     assert_eq!(records[0]["pod"]["uid"], POD_UID);
     assert!(scene.metric("answers_total{answer=\"issue\",reason=\"issued\"} 1"));
+    assert!(scene.metric("ignored_csr_content_total 0"), "there is none");
     // The walk again: nothing is published twice.
     assert!(matches!(scene.walk().await, Ended::Lost));
     assert_eq!(scene.fake.get(REQUEST).unwrap()["status"], status);
@@ -316,6 +324,82 @@ async fn a_contradiction_is_denied_once_it_is_read_by_quorum() {
     assert_eq!(scene.outcomes(), ["denying", "published"]);
     let heard = scene.fake.heard.lock().unwrap().join("\n");
     assert!(heard.contains("cart-0?resourceVersion=0") && heard.contains("cart-0\n"));
+    assert_eq!(scene.left_notices(), 1, "the pod's author is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_author_of_a_pod_that_has_ended_is_not_told() {
+    let scene = scene().await;
+    let mut pod = scene.fake.get(POD).unwrap();
+    pod["status"]["phase"] = "Succeeded".into();
+    scene.fake.put(POD, pod);
+    assert!(matches!(scene.walk().await, Ended::Answered));
+    assert_eq!((scene.outcomes(), scene.left_notices()), (vec!["denying".to_owned(), "published".to_owned()], 0));
+}
+
+/// A write that is lost costs the API server more than a look.
+#[tokio::test(start_paused = true)]
+async fn who_stands_in_for_another_looks_before_he_records() {
+    let scene = scene().await;
+    scene.fake.remove(REQUEST);
+    assert!(matches!(scene.walk_in_place_of_the_first().await, Ended::Gone));
+    let mut answered = request();
+    answered["status"] = json!({"conditions": [{"type": "Issued", "status": "True"}]});
+    scene.fake.put(REQUEST, answered);
+    assert!(matches!(scene.walk_in_place_of_the_first().await, Ended::Lost));
+    assert_eq!((scene.puts(), scene.outcomes().len()), (0, 0));
+    scene.fake.put(REQUEST, request());
+    let looked = scene.fake.count(&format!("GET {REQUEST}"));
+    assert!(matches!(scene.walk_in_place_of_the_first().await, Ended::Answered));
+    assert_eq!(scene.fake.count(&format!("GET {REQUEST}")), looked + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_v1_does_not_show_is_read_through_v1beta1_where_that_is_served() {
+    const BETA: &str = "/apis/certificates.k8s.io/v1beta1";
+    let scene = scene().await;
+    let mut hidden = request();
+    hidden["spec"]["stubPKCS10Request"] = Value::Null;
+    let hidden = || job(hidden.clone());
+    let ended = walk(Arc::clone(&scene.parts), hidden()).await.ended;
+    let Ended::Held { hold: Hold::KeyNotVisible, pod } = ended else { panic!("the key was not seen") };
+    assert_eq!(pod.unwrap().1.as_str(), POD_UID, "its author can be told");
+    scene.fake.put(BETA, json!({"resources": [{"name": REQUESTS}]}));
+    scene.fake.put(&REQUEST.replace("/v1/", "/v1beta1/"), request());
+    // So long nobody asks again which versions there are.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(walk(Arc::clone(&scene.parts), hidden()).await.ended, Ended::Answered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_gone_is_looked_for_and_what_overloads_the_api_server_is_told() {
+    let (gone, busy) = (json!({"code": 404, "message": "404 page not found"}), refusal(429, "TooManyRequests", "r").1);
+    for (code, status, looks, rejected) in [(404, gone, 1, 0), (429, busy, 0, 0), (400, refusal(400, "", "r").1, 0, 1)]
+    {
+        let scene = scene().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.first_put(|_, _| {}, code, status);
+        let discovery = "GET /apis/certificates.k8s.io/v1beta1";
+        let before = scene.fake.count(discovery);
+        let walked = walk(Arc::clone(&scene.parts), job(request())).await;
+        assert!(matches!(walked.ended, Ended::Faulted), "{code}");
+        assert_eq!(walked.overload.unwrap().is_overload(), code == 429);
+        assert_eq!(scene.fake.count(discovery) - before, looks, "{code}");
+        assert!(scene.metric(&format!("rejected_writes_total{{cause=\"other\"}} {rejected}")), "{code}");
+        assert!(scene.metric("answers_total{answer=\"fault\",reason=\"write\"} 1"), "{code}");
+    }
+}
+
+/// Both clocks show whole seconds, so that one of them may be no age at all.
+#[tokio::test(start_paused = true)]
+async fn a_request_is_as_old_as_the_api_servers_clock_says() {
+    let scene = scene().await;
+    let ago = |seconds: i64| {
+        let now = scene.parts.calls.clock().now().unwrap().unix_timestamp();
+        scene.parts.age(Some(jiff::Timestamp::from_second(now - seconds).unwrap())).as_secs()
+    };
+    assert_eq!((ago(10), ago(1), ago(0), ago(-5)), (9, 0, 0, 0));
+    assert_eq!(scene.parts.age(None), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,6 +424,7 @@ async fn what_is_on_hold_is_recorded_once_and_answered_when_released() {
     let scene = scene().await;
     scene.put_on_hold();
     assert!(matches!(scene.hold().await, Hold::OnHold(by) if by.reason.as_deref() == Some("leaked")));
+    assert_eq!(scene.outcomes(), ["held"]);
     assert!(matches!(scene.walk_again("on_hold").await, Ended::Held { hold: Hold::OnHold(_), .. }));
     assert_eq!((scene.puts(), scene.outcomes()), (0, vec!["held".to_owned()]));
     assert!(scene.metric("holds 1") && scene.metric("malformed_holds 1"));
