@@ -313,6 +313,25 @@ async fn a_key_of_another_pods_live_request_gets_nothing() {
     assert!(matches!(scene.walk().await, Ended::Answered));
 }
 
+/// Whoever asked first by the API server's order, or has a certificate already.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_seen_with_another_pod_is_whose_it_was() {
+    for (version, is_issued, is_theirs) in [("4710", false, true), ("4712", false, false), ("4712", true, true)] {
+        let scene = scene().await;
+        let mut other = request();
+        other["metadata"]["uid"] = "other".into();
+        other["metadata"]["resourceVersion"] = version.into();
+        other["spec"]["podUID"] = "other".into();
+        if is_issued {
+            other["status"] = json!({"conditions": [{"type": "Issued", "status": "True"}]});
+        }
+        let other = object(other);
+        scene.parts.note_key(0, &other.target().unwrap(), &other);
+        let is_held = matches!(scene.walk().await, Ended::Held { hold: Hold::KeyOnAnotherPod, .. });
+        assert_eq!(is_held, is_theirs, "{version} {is_issued}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_contradiction_is_denied_once_it_is_read_by_quorum() {
     let scene = scene().await;
