@@ -273,6 +273,11 @@ pub(crate) fn issued() -> Issued {
     Issued::sign(profile(&issuer), &issuer).unwrap()
 }
 
+/// Its first certificate, in DER.
+pub(crate) fn leaf_of(issued: &Issued) -> Vec<u8> {
+    pem::parse_many(issued.chain_pem()).unwrap().swap_remove(0).into_contents()
+}
+
 const SHA256_RSA: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00";
 const SHA256_ECDSA: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 const SHA384_ECDSA: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03";

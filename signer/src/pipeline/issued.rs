@@ -285,8 +285,8 @@ mod tests {
         pipeline::{
             Approved, Fact, KeyType, Verified,
             honest::{
-                KEY, NOW, RSA_KEY, TestKey, claim_with, config_with, honest, honest_of, issued, issuer, profile,
-                serial, signer,
+                KEY, NOW, RSA_KEY, TestKey, claim_with, config_with, honest, honest_of, issued, issuer, leaf_of,
+                profile, serial, signer,
             },
         },
     };
@@ -295,10 +295,6 @@ mod tests {
         let verified = Verified::check(honest_of(claim_with(key))).unwrap();
         let approved = Approved::admit(verified, &signer()).unwrap();
         Issued::sign(Profile::decide(approved, issuer.usable_until(), NOW, serial()).unwrap(), issuer)
-    }
-
-    fn leaf_of(issued: &Issued) -> Vec<u8> {
-        pem::parse_many(issued.chain_pem()).unwrap()[0].contents().to_vec()
     }
 
     #[test]

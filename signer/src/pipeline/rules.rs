@@ -169,12 +169,8 @@ mod tests {
     use super::*;
     use crate::pipeline::{
         Issued,
-        honest::{NOW, RSA_KEY, claim_with, issued as certificate},
+        honest::{NOW, RSA_KEY, claim_with, issued as certificate, leaf_of},
     };
-
-    fn leaf_of(issued: &Issued) -> Vec<u8> {
-        pem::parse_many(issued.chain_pem()).unwrap().swap_remove(0).into_contents()
-    }
 
     fn read(der: &[u8]) -> X509Certificate<'_> {
         X509Certificate::from_der(der).unwrap().1
