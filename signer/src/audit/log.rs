@@ -8,9 +8,10 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -59,7 +60,7 @@ enum Way {
 
 #[derive(Debug)]
 struct Line {
-    record: Value,
+    text: Text,
     written: oneshot::Sender<Result<(), Arc<io::Error>>>,
 }
 
@@ -79,16 +80,17 @@ impl Log {
     }
 
     /// Waits until the operating system has the line.
-    pub(crate) async fn write(&self, record: Value) -> Result<(), AuditError> {
+    pub(crate) async fn write(&self, line: Text) -> Result<(), AuditError> {
         let lines = match &self.0 {
             Way::Thread(lines) => lines,
             Way::Memory(records) => {
+                let record = serde_json::from_slice(&line.0).map_err(unfit)?;
                 records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
                 return Ok(());
             }
         };
         let (written, told) = oneshot::channel();
-        lines.try_send(Line { record, written }).map_err(|error| match error {
+        lines.try_send(Line { text: line, written }).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => AuditError::Full,
             mpsc::TrySendError::Disconnected(_) => AuditError::Closed,
         })?;
@@ -101,16 +103,46 @@ impl Log {
     }
 }
 
-/// Writes whatever waits, all of it at once.
+/// A line, and its end.
+#[derive(Debug)]
+pub(crate) struct Text(Vec<u8>);
+
+impl Text {
+    pub(crate) fn of(record: &impl Serialize) -> Result<Self, AuditError> {
+        let mut text = serde_json::to_vec(record).map_err(unfit)?;
+        text.push(b'\n');
+        Ok(Self(text))
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+fn unfit(error: serde_json::Error) -> AuditError {
+    AuditError::Write(Arc::new(error.into()))
+}
+
+/// Writes whatever waits, all of it at once. In a burst it lets lines gather for a moment: one write and one waking for many.
 fn write_all(output: &mut Output, waiting: &mpsc::Receiver<Line>) {
+    let mut last: Option<Instant> = None;
     while let Ok(first) = waiting.recv() {
-        let mut lines = vec![first];
-        lines.extend(waiting.try_iter().take(WAITING));
-        let result = output.write(&lines).map_err(Arc::new);
-        for line in lines {
-            // Whoever waited may have lost patience.
-            drop(line.written.send(result.clone()));
+        if let Some(rest) = last.and_then(|last| GATHER.checked_sub(last.elapsed())) {
+            thread::sleep(rest);
         }
+        let Line { text: Text(mut text), written } = first;
+        let mut told = vec![written];
+        for line in waiting.try_iter().take(WAITING) {
+            text.extend(line.text.0);
+            told.push(line.written);
+        }
+        let result = output.write(&text).map_err(Arc::new);
+        for written in told {
+            // Whoever waited may have lost patience.
+            drop(written.send(result.clone()));
+        }
+        last = Some(Instant::now());
     }
 }
 
@@ -125,38 +157,29 @@ enum Output {
 }
 
 impl Output {
-    fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+    /// Writes lines, all at once.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
             Self::File { path, file, torn } => {
                 if moved_away(path, file) {
                     *file = append(path)?;
                     *torn = false;
                 }
-                let mut text = text(lines)?;
                 if *torn {
-                    text.insert(0, b'\n');
+                    file.write_all(b"\n")?;
                 }
                 *torn = true;
-                file.write_all(&text)?;
+                file.write_all(lines)?;
                 *torn = false;
                 Ok(())
             }
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(&text(lines)?)?;
+                stdout.write_all(lines)?;
                 stdout.flush()
             }
         }
     }
-}
-
-fn text(lines: &[Line]) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut text, &line.record)?;
-        text.push(b'\n');
-    }
-    Ok(text)
 }
 
 fn append(path: &PathBuf) -> io::Result<std::fs::File> {
@@ -184,9 +207,11 @@ impl fmt::Debug for Output {
 
 /// As many walks as may be in flight, twice over: each writes two lines.
 const WAITING: usize = 512;
+/// Between two writes. A line that comes alone does not wait.
+const GATHER: Duration = Duration::from_millis(1);
 /// A disk that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The thread serialises and writes; nothing recurses.
+/// The thread writes; nothing recurses.
 const STACK: usize = 128 << 10;
 
 #[cfg(test)]
@@ -200,13 +225,17 @@ mod tests {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    fn line(record: Value) -> Text {
+        Text::of(&record).unwrap()
+    }
+
     #[tokio::test]
     async fn a_line_that_is_acknowledged_is_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         let log = Log::open(Sink::File(path.clone())).unwrap();
         for number in 0..3 {
-            log.write(json!({ "number": number })).await.unwrap();
+            log.write(line(json!({ "number": number }))).await.unwrap();
             assert_eq!(lines(&path).len(), number + 1);
         }
     }
@@ -216,9 +245,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         let log = Log::open(Sink::File(path.clone())).unwrap();
-        log.write(json!("old")).await.unwrap();
+        log.write(line(json!("old"))).await.unwrap();
         std::fs::rename(&path, folder.path().join("audit.jsonl.1")).unwrap();
-        log.write(json!("new")).await.unwrap();
+        log.write(line(json!("new"))).await.unwrap();
         assert_eq!(lines(&path), [json!("new")]);
     }
 
@@ -230,9 +259,9 @@ mod tests {
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         let log = Log::open(Sink::File(path.clone())).unwrap();
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
-        assert!(matches!(log.write(json!("lost")).await, Err(AuditError::Write(_))));
+        assert!(matches!(log.write(line(json!("lost"))).await, Err(AuditError::Write(_))));
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        log.write(json!("back")).await.unwrap();
+        log.write(line(json!("back"))).await.unwrap();
         assert_eq!(lines(&path), [json!("back")]);
     }
 
@@ -240,6 +269,6 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_told_and_not_passed_over() {
         let log = Log::open(Sink::File("/dev/full".into())).unwrap();
-        assert!(matches!(log.write(json!("lost")).await, Err(AuditError::Write(_))));
+        assert!(matches!(log.write(line(json!("lost"))).await, Err(AuditError::Write(_))));
     }
 }

@@ -88,8 +88,8 @@ impl Calls {
     }
 
     /// Replaces and asks for the metadata alone in return: a status that we wrote need not come back to be known.
-    pub(crate) async fn replace_briefly(&self, path: &str, body: Vec<u8>) -> Result<(), CallError> {
-        self.call(Method::PUT, path, METADATA, Some(body)).await.map(drop)
+    pub(crate) async fn replace_briefly(&self, path: &str, body: &impl Serialize) -> Result<(), CallError> {
+        self.call(Method::PUT, path, METADATA, Some(encode(body)?)).await.map(drop)
     }
 
     /// Changes what is named and leaves the rest (a JSON merge patch).

@@ -43,7 +43,7 @@ pub(crate) async fn publish(calls: &Calls, version: Version, recorded: &Recorded
         Err(broken) => return Put::Unfit(broken),
     };
     let path = format!("{}/status", path(version, recorded.target()));
-    match calls.replace_briefly(&path, body.to_string().into_bytes()).await {
+    match calls.replace_briefly(&path, &body).await {
         Ok(()) => Put::Written,
         Err(error) => judge(error),
     }

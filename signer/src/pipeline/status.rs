@@ -1,6 +1,6 @@
 //! The body of the one PUT to `/status`.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
@@ -10,55 +10,105 @@ use super::{
 };
 use crate::cluster::{versions::Version, wire::Target};
 
+/// What of a `PodCertificateRequest` is sent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Body<'a> {
+    api_version: String,
+    kind: &'static str,
+    metadata: Metadata<'a>,
+    status: Status<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    resource_version: &'a str,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    conditions: [Condition; 1],
+    #[serde(flatten)]
+    certificate: Option<Certificate<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate<'a> {
+    certificate_chain: &'a str,
+    not_before: String,
+    begin_refresh_at: String,
+    not_after: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Condition {
+    r#type: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    last_transition_time: String,
+}
+
 /// The status of a request that is answered with a certificate. Its times are the leaf's, to the second.
-pub fn issued(issued: &Issued, version: Version, now: OffsetDateTime) -> Result<Value, Broken> {
+pub fn issued(issued: &Issued, version: Version, now: OffsetDateTime) -> Result<Body<'_>, Broken> {
     let words = issued.words();
     let message = format!("certificate {} for {}", words.serial, words.called());
-    let mut status = json!({
-        "conditions": [condition("Issued", "Issued", &message, now)?],
-        "certificateChain": issued.chain_pem(),
-    });
-    for (field, at) in
-        [("notBefore", words.not_before), ("beginRefreshAt", words.begin_refresh_at), ("notAfter", words.not_after)]
-    {
-        if let Some(status) = status.as_object_mut() {
-            status.insert(field.to_owned(), whole_seconds(at)?.into());
-        }
-    }
-    Ok(body(&issued.claim().target, version, status))
+    let certificate = Certificate {
+        certificate_chain: issued.chain_pem(),
+        not_before: whole_seconds(words.not_before)?,
+        begin_refresh_at: whole_seconds(words.begin_refresh_at)?,
+        not_after: whole_seconds(words.not_after)?,
+    };
+    let condition = condition("Issued", "Issued", &message, now)?;
+    Ok(body(&issued.claim().target, version, condition, Some(certificate)))
 }
 
 /// The status of a request that is refused for ever.
-pub fn denied(target: &Target, denial: &Denial, version: Version, now: OffsetDateTime) -> Result<Value, Broken> {
+pub fn denied<'a>(
+    target: &'a Target,
+    denial: &Denial,
+    version: Version,
+    now: OffsetDateTime,
+) -> Result<Body<'a>, Broken> {
     let condition = condition("Denied", denial.reason(), &denial.to_string(), now)?;
-    Ok(body(target, version, json!({ "conditions": [condition] })))
+    Ok(body(target, version, condition, None))
 }
 
-fn body(target: &Target, version: Version, status: Value) -> Value {
+fn body<'a>(
+    target: &'a Target,
+    version: Version,
+    condition: Condition,
+    certificate: Option<Certificate<'a>>,
+) -> Body<'a> {
     let Target { namespace, name, uid, resource_version } = target;
-    json!({
-        "apiVersion": format!("certificates.k8s.io/{}", version.as_str()),
-        "kind": "PodCertificateRequest",
-        "metadata": {
-            "namespace": namespace,
-            "name": name,
-            "uid": uid,
-            "resourceVersion": resource_version,
+    Body {
+        api_version: format!("certificates.k8s.io/{}", version.as_str()),
+        kind: "PodCertificateRequest",
+        metadata: Metadata {
+            namespace: namespace.as_str(),
+            name: name.as_str(),
+            uid: uid.as_str(),
+            resource_version: resource_version.as_str(),
         },
-        "status": status,
-    })
+        status: Status { conditions: [condition], certificate },
+    }
 }
 
-fn condition(kind: &str, reason: &str, message: &str, now: OffsetDateTime) -> Result<Value, Broken> {
+fn condition(
+    kind: &'static str,
+    reason: &'static str,
+    message: &str,
+    now: OffsetDateTime,
+) -> Result<Condition, Broken> {
     let message = cut(message);
     rules::condition(reason, &message)?;
-    Ok(json!({
-        "type": kind,
-        "status": "True",
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": whole_seconds(now)?,
-    }))
+    Ok(Condition { r#type: kind, status: "True", reason, message, last_transition_time: whole_seconds(now)? })
 }
 
 /// A message may quote names of any length.
@@ -79,6 +129,8 @@ fn whole_seconds(at: OffsetDateTime) -> Result<String, Broken> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::pipeline::{
         Malformed, NotProjected, ProofFailed,
@@ -86,10 +138,14 @@ mod tests {
         key::KeyType,
     };
 
+    fn sent(body: &Body<'_>) -> Value {
+        serde_json::to_value(body).unwrap()
+    }
+
     #[test]
     fn an_issued_status_says_what_the_leaf_says() {
         let certificate = honest::issued();
-        let body = issued(&certificate, Version::V1beta1, NOW).unwrap();
+        let body = sent(&issued(&certificate, Version::V1beta1, NOW).unwrap());
         assert_eq!(body["apiVersion"], "certificates.k8s.io/v1beta1");
         assert_eq!(body["kind"], "PodCertificateRequest");
         assert_eq!(body["metadata"]["namespace"], "shop");
@@ -123,7 +179,7 @@ mod tests {
             Denial::UnknownAnnotation { key: "x/".to_owned() + &"ä".repeat(100_000), nearest: None },
         ];
         for denial in denials {
-            let body = denied(&claim.target, &denial, Version::V1, NOW).unwrap();
+            let body = sent(&denied(&claim.target, &denial, Version::V1, NOW).unwrap());
             let status = body["status"].as_object().unwrap();
             assert_eq!(status.len(), 1, "nothing but the condition");
             assert_eq!(status["conditions"][0]["type"], "Denied");
