@@ -24,31 +24,34 @@ use hashbrown::HashTable;
 
 use crate::names::{PodUid, RequestUid, Sha256};
 
-/// All live requests that were seen. A hundred bytes each, and thirty to find it: there may be very many.
+/// All live requests that were seen. A hundred bytes each, and less than twenty to find it: there may be very many.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     requests: Rows,
     /// Where each request is.
-    places: HashTable<usize>,
+    places: HashTable<Place>,
     /// Where those are that ask with each key: one request, as a rule.
-    askers: HashTable<usize>,
+    askers: HashTable<Place>,
     hasher: RandomState,
     /// The latest listing of each signer, by its number.
     rounds: HashMap<usize, u64>,
 }
 
 type Half = [u8; 16];
+type Place = u32;
 
 /// Requests by their places. In rows, for one long list would be copied whenever it grows, and leave a hole of its size.
 #[derive(Debug, Default)]
 struct Rows {
     rows: Vec<Vec<Known>>,
+    /// The first place that was never taken.
+    next: Place,
     /// Places that are free again.
-    free: Vec<usize>,
+    free: Vec<Place>,
 }
 
 impl Rows {
-    fn insert(&mut self, known: Known) -> usize {
+    fn insert(&mut self, known: Known) -> Place {
         if let Some(at) = self.free.pop() {
             self[at] = known;
             return at;
@@ -56,29 +59,39 @@ impl Rows {
         if self.rows.last().is_none_or(|row| row.len() == ROW) {
             self.rows.push(Vec::with_capacity(ROW));
         }
-        let row = self.rows.len().saturating_sub(1);
-        let place = self.rows[row].len();
-        self.rows[row].push(known);
-        row.saturating_mul(ROW).saturating_add(place)
+        if let Some(row) = self.rows.last_mut() {
+            row.push(known);
+        }
+        let at = self.next;
+        self.next = at.saturating_add(1);
+        at
     }
 
-    fn remove(&mut self, at: usize) -> Known {
+    fn remove(&mut self, at: Place) -> Known {
         self.free.push(at);
         self[at]
     }
-}
 
-impl Index<usize> for Rows {
-    type Output = Known;
-
-    fn index(&self, at: usize) -> &Known {
-        &self.rows[at / ROW][at % ROW]
+    /// Row and column.
+    fn split(at: Place) -> (usize, usize) {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        (at / ROW, at % ROW)
     }
 }
 
-impl IndexMut<usize> for Rows {
-    fn index_mut(&mut self, at: usize) -> &mut Known {
-        &mut self.rows[at / ROW][at % ROW]
+impl Index<Place> for Rows {
+    type Output = Known;
+
+    fn index(&self, at: Place) -> &Known {
+        let (row, column) = Self::split(at);
+        &self.rows[row][column]
+    }
+}
+
+impl IndexMut<Place> for Rows {
+    fn index_mut(&mut self, at: Place) -> &mut Known {
+        let (row, column) = Self::split(at);
+        &mut self.rows[row][column]
     }
 }
 
@@ -87,8 +100,8 @@ const ROW: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 struct Known {
     request: Half,
-    signer: usize,
-    round: u64,
+    signer: u32,
+    round: u32,
     chain: Option<Half>,
     asks: Option<Asker>,
     is_answered: bool,
@@ -119,7 +132,7 @@ impl Live {
         self.rounds.insert(signer, round);
         let at = self.known(half(request.as_str()), signer);
         let known = &mut self.requests[at];
-        (known.round, known.is_answered) = (round, is_answered);
+        (known.round, known.is_answered) = (short(round), is_answered);
     }
 
     /// Notes that a request was answered, whatever the answer.
@@ -147,14 +160,14 @@ impl Live {
         self.note(at, asks, true);
     }
 
-    fn note(&mut self, at: usize, asks: Asks<'_>, served: bool) -> bool {
+    fn note(&mut self, at: Place, asks: Asks<'_>, served: bool) -> bool {
         let (key, pod) = (first_half(asks.key), half(asks.pod.as_str()));
         if let Some(known) = &mut self.requests[at].asks {
             known.served |= served;
         } else {
             self.requests[at].asks = Some(Asker { key, pod, place: asks.place, served });
             let Self { requests, askers, hasher, .. } = self;
-            let hash = |at: &usize| hasher.hash_one(requests[*at].asks.map(|asks| asks.key));
+            let hash = |at: &Place| hasher.hash_one(requests[*at].asks.map(|asks| asks.key));
             askers.insert_unique(hash(&at), at, hash);
         }
         self.has(&key, &pod)
@@ -204,8 +217,9 @@ impl Live {
 
     /// Forgets every request of a signer that its last listing did not show.
     pub(crate) fn sweep(&mut self, signer: usize, round: u64) {
+        let (signer, round) = (short(signer), short(round));
         let is_gone = |known: &Known| known.signer == signer && known.round < round;
-        let gone: Vec<usize> = self.places.iter().copied().filter(|at| is_gone(&self.requests[*at])).collect();
+        let gone: Vec<Place> = self.places.iter().copied().filter(|at| is_gone(&self.requests[*at])).collect();
         gone.into_iter().for_each(|at| self.remove(at));
     }
 
@@ -217,24 +231,24 @@ impl Live {
         }
     }
 
-    fn find(&self, request: &Half) -> Option<usize> {
+    fn find(&self, request: &Half) -> Option<Place> {
         self.places.find(self.hasher.hash_one(request), |at| self.requests[*at].request == *request).copied()
     }
 
     /// Where it is: from now on, if it was not known.
-    fn known(&mut self, request: Half, signer: usize) -> usize {
+    fn known(&mut self, request: Half, signer: usize) -> Place {
         if let Some(at) = self.find(&request) {
             return at;
         }
-        let round = self.rounds.get(&signer).copied().unwrap_or(0);
+        let (signer, round) = (short(signer), short(self.rounds.get(&signer).copied().unwrap_or(0)));
         let at = self.requests.insert(Known { request, signer, round, chain: None, asks: None, is_answered: false });
         let Self { requests, places, hasher, .. } = self;
-        let hash = |at: &usize| hasher.hash_one(requests[*at].request);
+        let hash = |at: &Place| hasher.hash_one(requests[*at].request);
         places.insert_unique(hash(&at), at, hash);
         at
     }
 
-    fn remove(&mut self, at: usize) {
+    fn remove(&mut self, at: Place) {
         let known = self.requests.remove(at);
         let lists = [
             (&mut self.places, Some(self.hasher.hash_one(known.request))),
@@ -246,6 +260,11 @@ impl Live {
             }
         }
     }
+}
+
+/// Signers and listings are few.
+fn short(number: impl TryInto<u32>) -> u32 {
+    number.try_into().unwrap_or(u32::MAX)
 }
 
 fn half(text: &str) -> Half {
