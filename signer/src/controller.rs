@@ -38,7 +38,7 @@ use crate::{
         wire::{RequestObject, State, Target},
     },
     health::Health,
-    metrics::StateLabels,
+    metrics::{ReasonLabels, StateLabels},
     names::RequestUid,
     pace::{Backoff, chance, sleep_until},
 };
@@ -406,6 +406,7 @@ impl Controller {
                     self.parts.metrics.panics.inc();
                     tracing::error!(request = uid.as_str(), "the walk of a request panicked; it is set aside");
                 }
+                self.because(&uid, "panic");
                 let next = self.wait(&uid, PANICKED, Awaits::Time);
                 self.queue.settle(&uid, next);
             }
@@ -490,11 +491,21 @@ impl Controller {
         self.health.beat();
         let now = Instant::now();
         let metrics = &self.parts.metrics;
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let (live, unanswered) = self.parts.live().count();
+        metrics.live_requests.set(gauge(live));
         let Depth { ready, in_flight, waiting } = self.queue.depth();
-        for (state, count) in [("ready", ready), ("in_flight", in_flight), ("waiting", waiting)] {
-            metrics.queue.get_or_create(&StateLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let turned_away = unanswered.saturating_sub(self.queue.len());
+        for (state, count) in
+            [("ready", ready), ("in_flight", in_flight), ("waiting", waiting), ("turned_away", turned_away)]
+        {
+            metrics.queue.get_or_create(&StateLabels { state }).set(gauge(count));
         }
-        metrics.in_flight_limit.set(i64::try_from(self.limit.at_a_time()).unwrap_or(i64::MAX));
+        metrics.waiting.clear();
+        for item in self.queue.waiting().filter(|item| !item.reason().is_empty()) {
+            metrics.waiting.get_or_create(&ReasonLabels { reason: item.reason() }).inc();
+        }
+        metrics.in_flight_limit.set(gauge(self.limit.at_a_time()));
         let oldest = self.queue.items().map(|item| item.age(now)).max().unwrap_or_default();
         metrics.oldest_pending_seconds.set(oldest.as_secs_f64());
         metrics.first.set(i64::from(self.standing.borrow().is_first()));

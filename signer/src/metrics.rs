@@ -25,6 +25,8 @@ pub struct Metrics {
     pub(crate) walk_seconds: Family<OutcomeLabels, Histogram>,
     pub(crate) oldest_pending_seconds: Gauge<f64, AtomicU64>,
     pub(crate) queue: Family<StateLabels, Gauge>,
+    pub(crate) waiting: Family<ReasonLabels, Gauge>,
+    pub(crate) live_requests: Gauge,
     pub(crate) in_flight_limit: Gauge,
     pub(crate) requests: Counter,
     pub(crate) requests_per_second: Gauge<f64, AtomicU64>,
@@ -87,6 +89,12 @@ pub(crate) struct CauseLabels {
     pub(crate) cause: &'static str,
 }
 
+/// Why something waits.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct ReasonLabels {
+    pub(crate) reason: &'static str,
+}
+
 /// The one metric with names in it: as many as there are rules in the PodSigners.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct RuleLabels {
@@ -105,9 +113,18 @@ impl Metrics {
         let new_walk: fn() -> Histogram = || Histogram::new(WALKS);
         let walk_seconds = list
             .add("walk_seconds", "One walk of a request, by how it ended", || Family::new_with_constructor(new_walk));
-        let oldest_pending_seconds =
-            list.add("oldest_pending_seconds", "Age of the oldest unanswered request", Gauge::default);
-        let queue = list.family("queue", "Unanswered requests, by what is happening to them");
+        let oldest_pending_seconds = list.add(
+            "oldest_pending_seconds",
+            "Age of the oldest unanswered request that is in the queue",
+            Gauge::default,
+        );
+        let queue = list.family(
+            "queue",
+            "Unanswered requests, by what is happening to them; `turned_away`: there was no room for them yet",
+        );
+        let waiting = list.family("waiting", "Of those that wait, how many for which reason");
+        let live_requests =
+            list.add("live_requests", "Requests that exist for our signer names, answered or not", Gauge::default);
         let in_flight_limit =
             list.add("in_flight_limit", "How many requests may be walked at a time just now", Gauge::default);
         let requests = list.add("requests", "Requests seen for the first time", Counter::default);
@@ -184,6 +201,8 @@ impl Metrics {
             walk_seconds,
             oldest_pending_seconds,
             queue,
+            waiting,
+            live_requests,
             in_flight_limit,
             requests,
             requests_per_second,
@@ -323,7 +342,7 @@ const REJECTIONS: [&str; 4] = ["invalid", "lacks_sign", "forbidden", "other"];
 const RESTARTS: [&str; 5] = ["ended", "silent", "expired", "rolled_back", "error"];
 /// As it stands; an older spec than the one that stands there; nothing.
 pub(crate) const JUDGEMENTS: [&str; 3] = ["in_force", "last_good", "refused"];
-const PLACES: [&str; 3] = ["ready", "in_flight", "waiting"];
+const PLACES: [&str; 4] = ["ready", "in_flight", "waiting", "turned_away"];
 
 /// An answer within 80 ms costs a pod nothing and within half a second one retry (kubelet's mount back-off); ten minutes lose
 /// the attempt. The buckets sit at those limits.
@@ -339,6 +358,7 @@ mod tests {
     fn registered() -> Vec<(String, String, String)> {
         let metrics = Metrics::new();
         metrics.rule("workload", "shops", "issued");
+        drop(metrics.waiting.get_or_create(&ReasonLabels { reason: "guard_missing" }));
         let text = metrics.text().unwrap();
         let mut helps = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
         let mut types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

@@ -27,6 +27,8 @@ pub(crate) enum Instead {
     Json(u16, Value),
     /// Lines of a watch; then the stream ends, or hangs.
     Lines(Vec<String>, bool),
+    /// A body that panics whoever reads it.
+    Panic,
 }
 
 type Hook = Box<dyn FnMut(&Method, &str, &Value) -> Option<Instead> + Send>;
@@ -106,6 +108,10 @@ impl Fake {
             Some(Instead::Json(code, value)) => reply(code, vec![value.to_string()], false),
             Some(Instead::Lines(lines, hang)) => {
                 reply(200, lines.into_iter().map(|line| format!("{line}\n")).collect(), hang)
+            }
+            Some(Instead::Panic) => {
+                let frames = stream::once(async { panic!("as a test wants it") });
+                Response::new(StreamBody::new(frames).boxed_unsync())
             }
             None => {
                 let (code, value) = self.store(&parts.method, path.split('?').next().unwrap(), body);

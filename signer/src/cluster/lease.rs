@@ -365,7 +365,7 @@ const RENEW: Duration = Duration::from_secs(4);
 /// How soon after a renewal that failed the next one is tried.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long after a renewal we write without looking again. A process that was stopped for longer, or whose renewal failed, looks first.
-const FRESH: Duration = Duration::from_secs(8);
+pub(crate) const FRESH: Duration = Duration::from_secs(8);
 /// A look that is younger than this shows what the next one would.
 const NEW: Duration = Duration::from_millis(100);
 /// How long a walk waits to be told; then it answers.

@@ -108,6 +108,11 @@ impl Item {
         self.object.as_deref().map_or(0, weight)
     }
 
+    /// Why it came back last; nothing if it has not.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     /// Another reason than last time begins another backoff.
     pub(crate) fn because(&mut self, reason: &'static str) {
         if std::mem::replace(&mut self.reason, reason) != reason {

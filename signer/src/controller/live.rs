@@ -32,6 +32,7 @@ pub(crate) struct Live {
     places: HashTable<Place>,
     /// Where those are that ask with each key: one request, as a rule.
     askers: HashTable<Place>,
+    unanswered: usize,
     hasher: RandomState,
     /// The latest listing of each signer, by its number.
     rounds: HashMap<usize, u64>,
@@ -131,14 +132,27 @@ impl Live {
     pub(crate) fn touch(&mut self, signer: usize, round: u64, request: &RequestUid, is_answered: bool) {
         self.rounds.insert(signer, round);
         let at = self.known(half(request.as_str()), signer);
-        let known = &mut self.requests[at];
-        (known.round, known.is_answered) = (short(round), is_answered);
+        self.requests[at].round = short(round);
+        self.set_answered(at, is_answered);
+    }
+
+    /// How many there are, and how many of them are not answered.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (self.places.len(), self.unanswered)
     }
 
     /// Notes that a request was answered, whatever the answer.
     pub(crate) fn note_answer(&mut self, request: &RequestUid) {
         if let Some(at) = self.find(&half(request.as_str())) {
-            self.requests[at].is_answered = true;
+            self.set_answered(at, true);
+        }
+    }
+
+    fn set_answered(&mut self, at: Place, is_answered: bool) {
+        match (std::mem::replace(&mut self.requests[at].is_answered, is_answered), is_answered) {
+            (false, true) => self.unanswered = self.unanswered.saturating_sub(1),
+            (true, false) => self.unanswered = self.unanswered.saturating_add(1),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -242,6 +256,7 @@ impl Live {
         }
         let (signer, round) = (short(signer), short(self.rounds.get(&signer).copied().unwrap_or(0)));
         let at = self.requests.insert(Known { request, signer, round, chain: None, asks: None, is_answered: false });
+        self.unanswered = self.unanswered.saturating_add(1);
         let Self { requests, places, hasher, .. } = self;
         let hash = |at: &Place| hasher.hash_one(requests[*at].request);
         places.insert_unique(hash(&at), at, hash);
@@ -249,6 +264,7 @@ impl Live {
     }
 
     fn remove(&mut self, at: Place) {
+        self.set_answered(at, true);
         let known = self.requests.remove(at);
         let lists = [
             (&mut self.places, Some(self.hasher.hash_one(known.request))),
@@ -408,11 +424,11 @@ mod tests {
         let mut live = Live::default();
         live.touch(0, 1, &uid("r1"), false);
         assert!(claim(&mut live, "k1", "r1", "p1", 10) && claim(&mut live, "k2", "r2", "p2", 10));
-        live.touch(0, 2, &uid("r1"), false);
+        live.touch(0, 2, &uid("r1"), true);
         live.sweep(1, 2);
-        assert_eq!(live.places.len(), 2);
+        assert_eq!(live.count(), (2, 1));
         live.sweep(0, 2);
-        assert_eq!((live.places.len(), live.askers.len()), (1, 1));
+        assert_eq!((live.count(), live.askers.len()), ((1, 0), 1));
         assert!(!claim(&mut live, "k1", "r3", "p3", 11) && claim(&mut live, "k2", "r4", "p4", 11));
     }
 
@@ -459,7 +475,7 @@ mod tests {
                         all.remove(&request);
                     }
                 }
-                prop_assert_eq!((live.places.len(), live.askers.len()), (all.len(), all.len()));
+                prop_assert_eq!((live.count(), live.askers.len()), ((all.len(), all.len()), all.len()));
             }
         }
     }

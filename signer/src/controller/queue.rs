@@ -235,6 +235,12 @@ impl<T> Queue<T> {
         self.entries.values().map(|entry| &entry.item)
     }
 
+    /// What waits for a cause or a moment.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
+        let waits = |entry: &&Box<Entry<T>>| matches!(entry.place, Place::Waiting { .. });
+        self.entries.values().filter(waits).map(|entry| &entry.item)
+    }
+
     pub(crate) fn depth(&self) -> Depth {
         let mut depth = Depth::default();
         for entry in self.entries.values() {
@@ -281,7 +287,9 @@ impl<T> Queue<T> {
             Place::Ready => {
                 let namespace = Arc::clone(&entry.namespace);
                 if let Some(waiting) = self.ready.get_mut(&namespace) {
-                    waiting.retain(|other| other != uid);
+                    if let Some(at) = place_in(waiting, uid) {
+                        waiting.remove(at);
+                    }
                     if waiting.is_empty() {
                         self.ready.remove(&namespace);
                         self.turns.retain(|turn| *turn != namespace);
@@ -290,6 +298,15 @@ impl<T> Queue<T> {
             }
         }
     }
+}
+
+/// Looked for from both ends: what another replica answers is near one of them, as a rule.
+fn place_in(line: &VecDeque<RequestUid>, uid: &RequestUid) -> Option<usize> {
+    line.iter().zip(line.iter().rev()).enumerate().find_map(|(at, (front, back))| match () {
+        () if front == uid => Some(at),
+        () if back == uid => line.len().checked_sub(at)?.checked_sub(1),
+        () => None,
+    })
 }
 
 /// Twice what any healthy burst takes; the cleaner deletes at fifteen minutes, long after.
@@ -402,6 +419,17 @@ mod tests {
         queue.wake_due(now);
         assert_eq!((queue.len(), queue.take(Duration::ZERO, now)), (0, None));
         assert!(queue.turns.is_empty() && queue.ready.is_empty() && queue.timers.is_empty());
+    }
+
+    #[test]
+    fn a_deleted_request_leaves_the_others_in_their_order() {
+        let (now, names) = (Instant::now(), ["a", "b", "c", "d", "e"]);
+        for gone in names {
+            let mut queue = queue(&names.map(|name| ("shop", name)), now);
+            queue.remove(&uid(gone));
+            let left: Vec<&str> = names.into_iter().filter(|name| *name != gone).collect();
+            assert_eq!(take_all(&mut queue, now), left);
+        }
     }
 
     #[test]

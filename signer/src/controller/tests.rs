@@ -1,9 +1,12 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pipeline::{
-    Hold,
-    honest::{object, request},
+use crate::{
+    cluster::fake::Instead,
+    pipeline::{
+        Hold, KeyType,
+        honest::{TestKey, object, request, request_with},
+    },
 };
 
 /// One that is told its news by hand.
@@ -26,6 +29,55 @@ async fn who_was_seen_first_has_the_key_although_nobody_has_looked_at_him() {
     assert_eq!(scene.hold().await, Hold::KeyOnAnotherPod);
     controller.hear(0, News::Gone(RequestUid::parse("another-request").unwrap()));
     assert!(matches!(scene.walk().await, Ended::Answered), "it is the only one now");
+}
+
+/// What befalls one request that nobody foresaw holds up no other; it is tried again.
+#[tokio::test(start_paused = true)]
+async fn a_walk_that_panics_is_set_aside_and_the_rest_go_on() {
+    let scene = walk::tests::scene().await;
+    let path = |kind: &str, name: &str| format!("{kind}/namespaces/shop/{name}");
+    let requests = "/apis/certificates.k8s.io/v1";
+    let mut unlucky = request_with(&TestKey::new(KeyType::EcdsaP256));
+    for (place, value) in [
+        ("/metadata/name", "unlucky"),
+        ("/metadata/uid", "uid-of-unlucky"),
+        ("/spec/podName", "cart-1"),
+        ("/spec/podUID", "uid-of-cart-1"),
+    ] {
+        *unlucky.pointer_mut(place).unwrap() = value.into();
+    }
+    let mut pod = scene.fake.get(&path("/api/v1", "pods/cart-0")).unwrap();
+    pod["metadata"]["name"] = "cart-1".into();
+    pod["metadata"]["uid"] = "uid-of-cart-1".into();
+    scene.fake.put(&path("/api/v1", "pods/cart-1"), pod);
+    scene.fake.put(&path(requests, "podcertificaterequests/unlucky"), unlucky.clone());
+    scene.fake.instead(|_, path, _| path.contains("/pods/cart-1").then_some(Instead::Panic));
+    let is_issued = |name: &str| {
+        let request = scene.fake.get(&path(requests, &format!("podcertificaterequests/{name}"))).unwrap();
+        request["status"]["conditions"][0]["type"] == "Issued"
+    };
+
+    let ((news, heard), standing) = (mpsc::channel(3), watch::Sender::new(Standing::First { until: None }));
+    let parts = Arc::clone(&scene.parts);
+    let controller = Controller::new(parts, Health::new(), heard, standing.subscribe(), watch::Sender::new(true));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(controller.run(stop.clone()));
+    for object in [object(unlucky), object(request())] {
+        news.send((0, News::Seen(1, Version::V1, Box::new(object)))).await.unwrap();
+    }
+    news.send((0, News::Listed(1))).await.unwrap();
+    tokio::time::sleep(scene.parts.pace.of(PANICKED.first) / 4).await;
+    assert!(is_issued("req-x7k2p") && !is_issued("unlucky"));
+    assert_eq!(scene.parts.metrics.panics.get(), 1, "it is not tried again at once");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let waiting = scene.parts.metrics.text().unwrap();
+    assert!(waiting.contains("podmint_signer_waiting{reason=\"panic\"} 1"), "{waiting}");
+    assert!(waiting.contains("podmint_signer_live_requests 2"), "{waiting}");
+    scene.fake.instead(|_, _, _| None);
+    tokio::time::sleep(scene.parts.pace.of(PANICKED.longest)).await;
+    assert!(is_issued("unlucky"));
+    stop.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,6 +161,11 @@ async fn what_was_turned_away_is_asked_for_once_there_is_room() {
     let kept = controller.queue.len();
     assert_eq!(kept, MOST_KEPT * 2 / 3 + 1);
     assert!(room.has_changed().unwrap() && !*room.borrow_and_update());
+    controller.tick();
+    let text = scene.parts.metrics.text().unwrap();
+    for (metric, value) in [("queue{state=\"turned_away\"}", MOST_KEPT + 1 - kept), ("live_requests", MOST_KEPT + 1)] {
+        assert!(text.contains(&format!("podmint_signer_{metric} {value}\n")), "{text}");
+    }
     controller.hear(0, one("bank", MOST_KEPT + 1));
     assert_eq!(controller.queue.len(), kept + 1, "nobody else is turned away for it");
     let mut asked = Vec::new();

@@ -11,11 +11,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    fairness::{OWN, SYSTEM, Server, WORKLOAD_LOW, read, write},
+    fairness::{Call, OWN, SYSTEM, Server, WORKLOAD_LOW, read, write},
     world::Dice,
 };
 use crate::{
-    cluster::calls::CallError,
+    cluster::{calls::CallError, lease::FRESH},
     controller::{
         limit::Limit,
         queue::{Awaits, Next, Queue},
@@ -36,12 +36,14 @@ struct Fleet {
     own: Option<(f64, f64)>,
 }
 
-/// What a call is about: a pod that asks, or a request that is answered.
+/// What a call is about: a pod that asks, a request that is answered, or the Lease, since when it is renewed.
 #[derive(Clone, Copy)]
 enum About {
     Create(usize),
     Read(usize),
     Write(usize),
+    ReadLease(u32),
+    WriteLease(u32),
 }
 
 /// A request.
@@ -61,6 +63,8 @@ struct Told {
     refused: usize,
     /// The most that waited at one time.
     deepest: usize,
+    /// The longest that the first took to renew its Lease, in milliseconds.
+    renewal: u32,
 }
 
 impl Fleet {
@@ -82,7 +86,7 @@ impl Fleet {
         let mut news: VecDeque<(u32, usize)> = VecDeque::new();
         let mut rest: VecDeque<usize> = VecDeque::new();
         let (mut creating, mut oldest, mut left, mut refused) = (0, 0, self.pods, Vec::new());
-        let mut told = Told { requests: Vec::new(), lost: 0, refused: 0, deepest: 0 };
+        let mut told = Told { requests: Vec::new(), lost: 0, refused: 0, deepest: 0, renewal: 0 };
 
         for now in 0..MOST {
             while let Some(mut due) = asks.first_entry().filter(|due| *due.key() <= now && creating < self.at_a_time) {
@@ -94,6 +98,9 @@ impl Fleet {
                     Ok(()) => creating += 1,
                     Err(_too_many) => asks.entry(now + RETRY_AFTER).or_default().push_back(pod),
                 }
+            }
+            if now >= IDLE && now.is_multiple_of(RENEWS) {
+                told.send(&mut servers[any()], level, read(About::ReadLease(now), READS));
             }
             for reply in servers.iter_mut().flat_map(|server| server.step(now)).collect::<Vec<_>>() {
                 match reply {
@@ -107,6 +114,10 @@ impl Fleet {
                             refused.push(number);
                         }
                     }
+                    About::ReadLease(begun) => {
+                        told.send(&mut servers[any()], level, write(About::WriteLease(begun), WRITES, REPLICAS));
+                    }
+                    About::WriteLease(begun) => told.renewal = told.renewal.max(now - begun),
                     About::Write(number) => {
                         let begun = flying.remove(&number).unwrap();
                         limit.kept_up(Duration::from_millis((now - begun).into()), flying.len(), at(now));
@@ -170,6 +181,10 @@ impl Fleet {
 }
 
 impl Told {
+    fn send(&mut self, server: &mut Server<About>, level: usize, call: Call<About>) {
+        self.refused += usize::from(server.send(level, call).is_err());
+    }
+
     /// In seconds since the first could be made.
     fn all_created(&self) -> f64 {
         percentile(self.requests.iter().map(|request| request.made - IDLE).collect(), 100)
@@ -187,12 +202,13 @@ impl Told {
 
     fn line(&self) -> String {
         format!(
-            "all created after {:.0} s, all answered after {:.0} s; from creation to answer {:.1} s at p50, {:.1} s at p99; {} waited at one time",
+            "all created after {:.0} s, all answered after {:.0} s; from creation to answer {:.1} s at p50, {:.1} s at p99; {} waited at one time; {:.1} s to renew the Lease at most",
             self.all_created(),
             self.all_answered(),
             self.waits(50),
             self.waits(99),
-            self.deepest
+            self.deepest,
+            f64::from(self.renewal) / 1e3
         )
     }
 }
@@ -224,6 +240,9 @@ const READS: u32 = 1;
 /// From a write until the watch shows it.
 const WATCH: u32 = 10;
 const RETRY_AFTER: u32 = 1_000;
+/// Milliseconds from one renewal of the Lease to the next, and who watches it.
+const RENEWS: u32 = 4_000;
+const REPLICAS: u32 = 3;
 const MOST_KEPT: usize = 10_000;
 /// kube-controller-manager deletes twenty a second of those that are a quarter of an hour old; their kubelets ask anew minutes later.
 const CLEANS: u32 = 50;
@@ -256,6 +275,7 @@ fn a_fleet_that_starts_at_once_is_answered_as_fast_as_it_can_ask() {
         for told in [&with, &without] {
             assert_eq!((told.lost, told.refused), (0, 0), "{name}");
             assert!(told.waits(99) < 15.0, "{name}: {}", told.line());
+            assert!(u128::from(told.renewal) < FRESH.as_millis() / 2, "{name}: {}", told.line());
         }
         assert!(with.all_answered() <= without.all_answered(), "{name}");
         assert!(with.all_answered() < with.all_created() * 1.1, "{name}");

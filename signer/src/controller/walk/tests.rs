@@ -24,7 +24,7 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/podmint-system/leas
 const POD: &str = "/api/v1/namespaces/shop/pods/cart-0";
 
 pub(in crate::controller) struct Scene {
-    fake: Fake,
+    pub(in crate::controller) fake: Fake,
     pub(in crate::controller) parts: Arc<Parts>,
     audit: Arc<Mutex<Vec<Value>>>,
     guard: watch::Sender<GuardState>,
