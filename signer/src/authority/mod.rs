@@ -17,6 +17,8 @@ pub(crate) mod brought;
 pub(crate) mod certificate;
 #[cfg(test)]
 pub(crate) mod foreign;
+#[cfg(test)]
+mod fuzz;
 pub mod issuer;
 mod issuing;
 mod key;
