@@ -6,16 +6,17 @@
 
 #![expect(clippy::arithmetic_side_effects, reason = "counters of a test")]
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{
     prelude::Rng,
     test_runner::{RngAlgorithm, TestRng},
 };
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::{
-    Answer, Bare, Claim, Decision, Denial, Fact, Freshness, Means, Observed, Pod, Unclaimed,
+    Answer, Bare, Claim, Decision, Denial, Fact, Freshness, Holds, Means, Observed, Pod, Unclaimed,
     answer::decide,
     honest::{NOW, POD_UID, issuer, request, serial, signer},
 };
@@ -32,6 +33,11 @@ struct Scene {
     pod: Value,
     account: Value,
     node: Value,
+    /// The ConfigMap of what is on hold.
+    holds: BTreeMap<String, String>,
+    /// Read from the API server's cache first.
+    cached: bool,
+    now: OffsetDateTime,
 }
 
 fn scene() -> Scene {
@@ -51,8 +57,19 @@ fn scene() -> Scene {
         }),
         account: uid("c0ffee00-1111-4222-8333-444455556666"),
         node: uid("0ddba11e-7777-4888-9999-aaaabbbbcccc"),
+        holds: BTreeMap::new(),
+        cached: false,
+        now: NOW,
     }
 }
+
+/// What an administrator has on hold; the last one is the honest pod's node.
+const HOLDS: [&str; 4] = [
+    "{kind: namespace, name: team-x}",
+    "{kind: pod, namespace: shop, name: cart-1}",
+    "kind: [",
+    "{kind: node, name: node-a}",
+];
 
 /// What a field may become, beside another field's value: texts that mean something somewhere, and what is no text at all.
 const WORDS: [&str; 14] = [
@@ -133,21 +150,35 @@ fn decided(scene: &Scene, policy: &Arc<PodSigner>, issuer: &Issuer) -> Option<An
         Err(Unclaimed::Denied(_, denial)) => return Some(Answer::Deny(denial)),
         Err(Unclaimed::Unaddressable(_) | Unclaimed::KeyNotVisible(..)) => return None,
     };
-    let pod: Pod = serde_json::from_value(scene.pod.clone()).ok()?;
-    let bare = |value: &Value| serde_json::from_value::<Bare>(value.clone()).ok();
-    let seen = Observed {
-        claim: Arc::new(claim),
-        pod: Fact::Found(pod.into(), Freshness::Quorum),
-        service_account: Fact::Found(bare(&scene.account)?.into(), Freshness::Quorum),
-        node: Fact::Found(bare(&scene.node)?.into(), Freshness::Quorum),
-        namespace: None,
-        services: None,
-        holds: Some(Arc::default()),
+    let (claim, holds) = (Arc::new(claim), Arc::new(Holds::read(&scene.holds)));
+    let look = |freshness| {
+        let bare = |value: &Value| serde_json::from_value::<Bare>(value.clone()).ok();
+        let seen = Observed {
+            claim: Arc::clone(&claim),
+            pod: Fact::Found(serde_json::from_value::<Pod>(scene.pod.clone()).ok()?.into(), freshness),
+            service_account: Fact::Found(bare(&scene.account)?.into(), freshness),
+            node: Fact::Found(bare(&scene.node)?.into(), freshness),
+            namespace: None,
+            services: None,
+            holds: Some(Arc::clone(&holds)),
+        };
+        Some(decide(seen, Means { signer: Some(policy), issuer: Some(issuer), now: scene.now, serial: serial() }))
     };
-    match decide(seen, Means { signer: Some(policy), issuer: Some(issuer), now: NOW, serial: serial() }) {
+    if scene.cached
+        && let Decision::Answer(answer) = look(Freshness::Cached)?
+    {
+        assert!(!is_about_a_fact(&answer), "refused for what a cache may not know yet: {answer:?}");
+        return Some(answer);
+    }
+    match look(Freshness::Quorum)? {
         Decision::Answer(answer) => Some(answer),
         Decision::LookAgain(again) => panic!("all was read by quorum, and it wants {again:?}"),
     }
+}
+
+/// A refusal for ever that rests on what was read of others.
+fn is_about_a_fact(answer: &Answer) -> bool {
+    matches!(answer, Answer::Deny(denial) if !is_about_the_request(denial))
 }
 
 /// By the JSON alone: whether every fact that a certificate rests on is there, the same on both sides.
@@ -183,6 +214,9 @@ fn holds_for(rounds: usize, seed: u8) {
     let mut counts = [0_usize; 4];
     for round in 0..rounds {
         let mut scene = honest.clone();
+        scene.cached = dice.below(2) == 0;
+        scene.holds = (0..dice.below(3)).map(|key| (format!("h{key}"), HOLDS[dice.below(4)].to_owned())).collect();
+        scene.now = NOW.saturating_add(time::Duration::days(i64::try_from(dice.below(3) * dice.below(12)).unwrap()));
         for _ in 0..dice.below(3) {
             match dice.below(6) {
                 0..=2 => dice.change(&mut scene.request),
@@ -199,6 +233,11 @@ fn holds_for(rounds: usize, seed: u8) {
                 let (namespace, account) = (of("/metadata/namespace"), of("/spec/serviceAccountName"));
                 let name = format!("spiffe://prod.example.org/ns/{namespace}/sa/{account}");
                 assert_eq!(issued.words().uri.as_ref(), Some(&name), "seed {seed}, round {round}");
+                assert!(
+                    !scene.holds.values().any(|hold| hold == HOLDS[3]),
+                    "seed {seed}, round {round}: it is on hold"
+                );
+                assert!(issued.words().not_after <= issuer.generation().not_after(), "seed {seed}, round {round}");
                 0
             }
             Answer::Deny(denial) => {
