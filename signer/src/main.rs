@@ -25,6 +25,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// That of the image's libc is slow. This one takes as little memory, and hardly more than one thread asks for it.
@@ -49,19 +50,20 @@ fn command() -> Result<()> {
             writeln!(std::io::stdout(), "{}", report.trim_end()).context("could not print the report")
         }
         Command::Run(arguments) => {
-            start_log(arguments.log, arguments.log_format)?;
+            let (lost, _written) = start_log(arguments.log, arguments.log_format)?;
             leave_no_dump().context("could not switch core dumps off: they would hold the CA's key")?;
             rustls::crypto::ring::default_provider()
                 .install_default()
                 .map_err(|_other| anyhow!("another cryptographic provider is installed already"))?;
             // One thread: the work is a third of a millisecond for each certificate, and what it waits for is the network.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("could not start the runtime")?.block_on(serve(arguments))
+            runtime.context("could not start the runtime")?.block_on(serve(arguments, lost))
         }
     }
 }
 
-async fn serve(arguments: RunArguments) -> Result<()> {
+async fn serve(arguments: RunArguments, lost: ErrorCounter) -> Result<()> {
+    tokio::spawn(tell_lost_lines(lost));
     let domains = domains(&arguments.domains)?;
     let source = match &arguments.config {
         Some(path) => Source::Documents(follow(path.clone(), domains)?),
@@ -162,7 +164,9 @@ fn cancel_on_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>>
     })
 }
 
-fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
+/// Lines go to a thread, and those that it cannot write in time are lost: whoever reads them, or does not, holds up no certificate. What was
+/// lost is counted; what waits is written when the guard is dropped.
+fn start_log(level: LogLevel, format: LogFormat) -> Result<(ErrorCounter, WorkerGuard)> {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -175,13 +179,29 @@ fn start_log(level: LogLevel, format: LogFormat) -> Result<()> {
         .with_target("podmint_signer", level)
         .with_target("kube_client", tracing::level_filters::LevelFilter::OFF);
     let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let (writer, written) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_LINES).finish(std::io::stderr());
+    let lost = writer.error_counter();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
     let log = tracing_subscriber::registry().with(targets);
     match format {
         LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => log.with(lines.json()).try_init(),
     }
-    .context("could not start the log")
+    .context("could not start the log")?;
+    Ok((lost, written))
+}
+
+async fn tell_lost_lines(counter: ErrorCounter) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let lost = counter.dropped_lines();
+        if lost > before {
+            tracing::warn!(lost, "lines of this log were lost: nobody took them in time");
+            before = lost;
+        }
+    }
 }
 
 /// Before any key is read: a core dump would hold it. The limit keeps dumps from files, but not from a pipe of `core_pattern`; not
@@ -206,6 +226,8 @@ fn host_name() -> String {
 
 /// How often the configuration is read; a mounted file changes without a sign.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Lines of the log that may wait to be written.
+const MOST_LINES: usize = 1_000;
 const CONNECT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

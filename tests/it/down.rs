@@ -6,7 +6,8 @@ use podmint_tests::server::Settings;
 use podmint_tests::signer::MINUTE;
 use podmint_tests::stage::{Request, Said};
 use podmint_tests::until::{never, until};
-use podmint_tests::{Bed, Stage, Who, on_every_bed};
+use podmint_tests::kept::Scratch;
+use podmint_tests::{Bed, Stage, Who, assets, on_every_bed};
 use serde_json::Value;
 
 on_every_bed! {
@@ -128,6 +129,29 @@ fn a_terminated_signer_finishes_what_it_has_in_hand() {
         assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
         let lines = log.len();
         assert_eq!(lines % 2, 0, "every certificate has a line before and a line after: {lines}");
+    });
+}
+
+/// Whoever collects logs has stopped, and the pipe is full: lines of the log are lost, and nothing else.
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    podmint_tests::run(async {
+        let stage = Stage::open(&Bed::shared("1.37.2").await, "unread-log").await;
+        let pod = stage.any_pod().await;
+        let scratch = Scratch::new();
+        let (namespace, account) = stage.signer_account_name().expect("the signer runs as a service account");
+        let kubeconfig = stage.bed.kubeconfig(namespace, account).await;
+        let (arguments, _) = stage.a_signer().arguments(&scratch, &kubeconfig, &scratch.join("audit.jsonl"));
+        let (unread, log) = std::io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&unread, 4096).unwrap();
+        let mut signer = tokio::process::Command::new(assets::binary("podmint-signer"));
+        let signer = signer.args(arguments).stderr(log).kill_on_drop(true).spawn().unwrap();
+        for _ in 0..40 {
+            stage.issued(&stage.request_for(&pod).make().await).await;
+        }
+        drop(signer);
+        let written = rustix::io::ioctl_fionread(&unread).unwrap();
+        assert!(written > 3_000, "the log did not fill the pipe: {written} bytes");
     });
 }
 

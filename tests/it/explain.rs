@@ -206,8 +206,8 @@ async fn explained(stage: &Stage, document: &str, pod: Which) -> Value {
         installation: Installation {
             domain: DnsName::parse("podmint.dev").unwrap(),
             namespace: Namespace::parse(&stage.namespace).unwrap(),
+            cluster_domain: DnsName::parse("cluster.local").unwrap(),
         },
-        cluster_domain: DnsName::parse("cluster.local").unwrap(),
         config: Some(document.to_owned()),
         namespace: Namespace::parse(&stage.namespace).unwrap(),
         pod,

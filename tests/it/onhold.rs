@@ -295,8 +295,9 @@ async fn ordered(stage: &Stage, order: Order) -> Result<Standing, CannotHold> {
     let installation = Installation {
         domain: DnsName::parse("podmint.dev").unwrap(),
         namespace: Namespace::parse(&stage.signer_namespace).unwrap(),
+        cluster_domain: DnsName::parse("cluster.local").unwrap(),
     };
-    hold(stage.bed.admin_config().await, installation, &DnsName::parse("cluster.local").unwrap(), order).await
+    hold(stage.bed.admin_config().await, installation, order).await
 }
 
 async fn stays_pending(stage: &Stage, requests: &[&Request]) {

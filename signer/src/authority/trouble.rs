@@ -85,6 +85,8 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // To delete it would be to lose the plan of a rotation, which the newer one has written down.
+            Self::SigningBroken(error @ LoadError::NewerSchema(_)) => write!(out, "{error}; it is left as it is"),
             Self::SigningBroken(error) => write!(
                 out,
                 "the Secret of the issuing CA is not as Podmint wrote it: {error}; restore it, or delete it to have a new issuing CA \
@@ -120,7 +122,7 @@ impl fmt::Display for Trouble {
             ),
             Self::BroughtEnds { from, at } => write!(
                 out,
-                "the CA in {from} can issue until {at}, and the longest certificates would outlive it: bring its successor there;                  certificates are cut short until then"
+                "the CA in {from} can issue until {at}, and the longest certificates would outlive it: bring its successor there; certificates are cut short until then"
             ),
         }
     }

@@ -70,12 +70,12 @@ fn explain(arguments: &ExplainArguments) -> Result<u8> {
 }
 
 fn requests(arguments: &RequestsArguments) -> Result<u8> {
-    let (installation, cluster_domain) = signer(&arguments.common)?;
+    let installation = signer(&arguments.common)?;
     let pending = asking(&arguments.common.cluster, async |config| {
         let namespace = arguments.namespace.as_ref().unwrap_or(&config.default_namespace);
         let namespace = Namespace::parse(namespace).context("--namespace is no namespace")?;
         let namespace = (!arguments.all_namespaces).then_some(&namespace);
-        pending(config, installation, &cluster_domain, namespace).await.context("could not look at requests")
+        pending(config, installation, namespace).await.context("could not look at requests")
     })?;
     show(&pending, arguments.common.output)
 }
@@ -105,10 +105,10 @@ fn release(arguments: ReleaseArguments) -> Result<u8> {
 }
 
 fn carry_out(order: impl FnOnce(&str) -> Result<Order>, common: &CommonArguments) -> Result<u8> {
-    let (installation, cluster_domain) = signer(common)?;
+    let installation = signer(common)?;
     let standing = asking(&common.cluster, async |config| {
         let order = order(&config.default_namespace)?;
-        Ok(hold::hold(config, installation, &cluster_domain, order).await?)
+        Ok(hold::hold(config, installation, order).await?)
     })?;
     show(&standing, common.output)
 }
@@ -124,7 +124,7 @@ fn scope(what: &[String], namespace: &str) -> Result<Option<Scope>> {
 }
 
 fn status(common: &CommonArguments) -> Result<u8> {
-    let (installation, _) = signer(common)?;
+    let installation = signer(common)?;
     let status = asking(&common.cluster, async |config| {
         status::status(config, &installation).await.context("could not look at the installation")
     })?;
@@ -136,13 +136,13 @@ fn show(result: &impl Shown, output: Output) -> Result<u8> {
     Ok(result.exit_status())
 }
 
-fn signer(common: &CommonArguments) -> Result<(Installation, DnsName)> {
+fn signer(common: &CommonArguments) -> Result<Installation> {
     let CommonArguments { signer_domain, signer_namespace, cluster_domain, cluster: _, output: _ } = common;
-    let installation = Installation {
+    Ok(Installation {
         domain: DnsName::parse(signer_domain).context("--signer-domain is no domain")?,
         namespace: Namespace::parse(signer_namespace).context("--signer-namespace is no namespace")?,
-    };
-    Ok((installation, DnsName::parse(cluster_domain).context("--cluster-domain is no domain")?))
+        cluster_domain: DnsName::parse(cluster_domain).context("--cluster-domain is no domain")?,
+    })
 }
 
 fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
@@ -159,10 +159,8 @@ fn question(arguments: &ExplainArguments, context: &str) -> Result<Question> {
         (None, None) => return Err(anyhow!("name a pod, as pod/NAME, or a file by -f")),
     };
     let namespace = arguments.namespace.clone().or(of_manifest).unwrap_or_else(|| context.to_owned());
-    let (installation, cluster_domain) = signer(&arguments.common)?;
     Ok(Question {
-        installation,
-        cluster_domain,
+        installation: signer(&arguments.common)?,
         config: arguments.config.as_deref().map(read).transpose()?,
         namespace: Namespace::parse(&namespace).context("--namespace is no namespace")?,
         pod,
@@ -289,10 +287,12 @@ fn doctor(arguments: &DoctorArguments) -> Result<u8> {
 }
 
 fn installation(arguments: &InstallationArguments) -> Result<Installation> {
-    let InstallationArguments { signer_domain, namespace } = arguments;
-    let domain = DnsName::parse(signer_domain).context("--signer-domain is no domain")?;
-    let namespace = Namespace::parse(namespace).context("--namespace is no namespace")?;
-    Ok(Installation { domain, namespace })
+    let InstallationArguments { signer_domain, namespace, cluster_domain } = arguments;
+    Ok(Installation {
+        domain: DnsName::parse(signer_domain).context("--signer-domain is no domain")?,
+        namespace: Namespace::parse(namespace).context("--namespace is no namespace")?,
+        cluster_domain: DnsName::parse(cluster_domain).context("--cluster-domain is no domain")?,
+    })
 }
 
 async fn config(arguments: &ClusterArguments) -> Result<kube::Config> {

@@ -189,6 +189,9 @@ pub struct InstallationArguments {
     /// Namespace that the signer runs in.
     #[arg(long, value_name = "NAMESPACE", default_value = "podmint-system")]
     pub namespace: String,
+    /// DNS domain of the cluster.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
 }
 
 /// In which form.

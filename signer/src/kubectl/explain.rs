@@ -28,8 +28,6 @@ use crate::{
 pub struct Question {
     /// The installation.
     pub installation: Installation,
-    /// The DNS domain of the cluster.
-    pub cluster_domain: DnsName,
     /// A configuration to go by in place of the one in the cluster: what would it change?
     pub config: Option<String>,
     /// The pod's namespace.
@@ -86,8 +84,8 @@ struct Source {
 /// # Errors
 /// When what it depends on cannot be read.
 pub async fn explain(config: kube::Config, question: Question) -> Result<Explanation, CannotExplain> {
-    let Question { installation, cluster_domain, config: yaml, namespace, pod } = question;
-    let view = View::open(config, installation, &cluster_domain, yaml).await?;
+    let Question { installation, config: yaml, namespace, pod } = question;
+    let view = View::open(config, installation, yaml).await?;
     let (pod, facts, planned) = match pod {
         Which::Named(name) => {
             let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");

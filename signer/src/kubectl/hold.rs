@@ -87,7 +87,6 @@ pub struct Standing {
 pub async fn hold(
     config: kube::Config,
     installation: Installation,
-    cluster_domain: &DnsName,
     order: Order,
 ) -> Result<Standing, CannotHold> {
     let calls = super::view::calls(config.clone())?;
@@ -145,7 +144,7 @@ pub async fn hold(
     let now = Holds::read(&map.read().await?);
     let mut holds = Vec::new();
     let shown = now.all().iter().filter(|hold| wanted.as_ref().is_none_or(|wanted| *wanted == hold.scope));
-    let view = View::open(config, installation, cluster_domain, None).await;
+    let view = View::open(config, installation, None).await;
     for hold in shown {
         let valid = match &view {
             Ok(view) => valid::under(view, &hold.scope).await.map_err(|error| Chain(&error).to_string()),

@@ -27,9 +27,15 @@ pub struct Installation {
     pub domain: DnsName,
     /// The namespace that its signer runs in.
     pub namespace: Namespace,
+    /// The DNS domain of the cluster, as its signer was told.
+    pub cluster_domain: DnsName,
 }
 
 impl Installation {
+    fn domains(&self) -> Domains {
+        Domains { signer: self.domain.clone(), cluster: self.cluster_domain.clone() }
+    }
+
     /// The admission guard as it is to be applied for this installation.
     #[must_use]
     pub fn guard(&self) -> String {

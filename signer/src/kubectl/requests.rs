@@ -49,10 +49,9 @@ struct Request {
 pub async fn pending(
     config: kube::Config,
     installation: Installation,
-    cluster_domain: &DnsName,
     namespace: Option<&Namespace>,
 ) -> Result<Pending, CannotSee> {
-    let view = View::open(config, installation, cluster_domain, None).await?;
+    let view = View::open(config, installation, None).await?;
     let versions = Versions::new(view.calls.clone(), Pace::real());
     let served = versions.discover().await.map_err(|error| unread(WHAT, &error))?;
     let Some(version) = served.requests else {

@@ -64,14 +64,12 @@ impl View {
     pub(super) async fn open(
         config: kube::Config,
         installation: Installation,
-        cluster_domain: &DnsName,
         yaml: Option<String>,
     ) -> Result<Self, CannotSee> {
         let calls = calls(config)?;
-        let domains = Domains { signer: installation.domain.clone(), cluster: cluster_domain.clone() };
         let configs = match yaml {
-            Some(yaml) => vec![Config::parse(&yaml, &domains)?],
-            None => configs(&calls, &installation, cluster_domain.as_str())
+            Some(yaml) => vec![Config::parse(&yaml, &installation.domains())?],
+            None => configs(&calls, &installation)
                 .await
                 .map_err(|Unseen { what, why, .. }| CannotSee::Unread(what, why))?,
         };

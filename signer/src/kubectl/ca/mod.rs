@@ -136,9 +136,8 @@ impl Desk {
             Err(error) if error.is_unserved() => Vec::new(),
             all => all.map_err(|error| failed("list podsigners", &error))?,
         };
-        let domains = Domains { signer: installation.domain.clone(), cluster: DnsName::parse("cluster.local")? };
         let names: Vec<String> = all.iter().map(|object| object.metadata.name.clone()).collect();
-        let mut judged = judge(all, &InForce::new(), &domains);
+        let mut judged = judge(all, &InForce::new(), &installation.domains());
         let signer_name = |one: &Judged| one.in_force.as_ref().map(|signer| signer.signer_name.to_string());
         let is_it = |one: &Judged| one.object.metadata.name == name || signer_name(one).as_deref() == Some(name);
         match judged.iter().position(is_it) {

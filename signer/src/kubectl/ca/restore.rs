@@ -193,7 +193,8 @@ fn judge(keys: &Keys, seen: &Seen, accepts_older: bool) -> Result<Change, String
     let is_newer = now.filter(|now| !went_on(now)).is_some_and(|now| now.number() < number);
     if let Some(root) = signs.filter(|root| !knows(root) && !is_newer && !accepts_older) {
         return Err(format!(
-            "the root {root} signs, and its key is not in this backup: take a newer one. If there is none: `kubectl podmint ca reset`"
+            "the root {root} signs, and its key is not in this backup: take a newer one. If there is none, and this is a new cluster: --accept-older; \
+             in the old one: `kubectl podmint ca reset`"
         ));
     }
     let is_same =

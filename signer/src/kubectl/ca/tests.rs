@@ -42,13 +42,14 @@ fn hears(fake: &Fake, mut tell: impl FnMut(&str) + Send + 'static) {
 fn pod_signer() -> Value {
     json!({
         "apiVersion": "podmint.dev/v1alpha1", "kind": "PodSigner", "metadata": {"name": "prod", "uid": "1", "resourceVersion": "1"},
-        "spec": {"signerName": "podmint.dev/workload", "trustDomain": "example.org", "allow": []},
+        "spec": {"signerName": "podmint.dev/workload", "trustDomain": "example.org", "allow": [],
+            "profile": {"dnsNames": ["{pod}.{namespace}.pod.corp.internal"]}},
     })
 }
 
 async fn desk(fake: &Fake) -> Desk {
-    let domain = DnsName::parse("podmint.dev").unwrap();
-    let installation = Installation { domain, namespace: Namespace::parse("mint").unwrap() };
+    let [domain, cluster_domain] = ["podmint.dev", "corp.internal"].map(|domain| DnsName::parse(domain).unwrap());
+    let installation = Installation { domain, namespace: Namespace::parse("mint").unwrap(), cluster_domain };
     Desk::over(fake.calls(), installation, "prod").await.unwrap()
 }
 

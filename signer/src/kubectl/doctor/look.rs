@@ -181,7 +181,7 @@ async fn podsigners(calls: &Calls) -> Seen<Vec<PodSigner>> {
 }
 
 async fn configured(calls: &Calls, installation: &Installation) -> Seen<Option<BTreeSet<String>>> {
-    let configs = configs(calls, installation, "cluster.local").await?;
+    let configs = configs(calls, installation).await?;
     let names = configs.iter().flat_map(Config::signers).map(|signer| signer.signer_name.as_str().to_owned());
     Ok(if configs.is_empty() { None } else { Some(names.collect()) })
 }
@@ -190,12 +190,10 @@ async fn configured(calls: &Calls, installation: &Installation) -> Seen<Option<B
 pub(in crate::kubectl) async fn configs(
     calls: &Calls,
     installation: &Installation,
-    cluster_domain: &str,
 ) -> Seen<Vec<Config>> {
     const WHAT: &str = "the signer's configuration";
     let unread = |why: String| Unseen { what: WHAT.to_owned(), why, for_want_of_rights: false };
-    let domains =
-        Domains::parse(installation.domain.as_str(), cluster_domain).map_err(|error| unread(error.to_string()))?;
+    let domains = installation.domains();
     let objects = objects(calls).await.map_err(|unseen| Unseen { what: WHAT.to_owned(), ..unseen });
     let objects: Vec<Object> = objects?;
     if !objects.is_empty() {

@@ -171,8 +171,8 @@ async fn latency(figures: &mut Figures) {
             installation: Installation {
                 domain: DnsName::parse("podmint.dev").unwrap(),
                 namespace: Namespace::parse(&stage.namespace).unwrap(),
+                cluster_domain: DnsName::parse("cluster.local").unwrap(),
             },
-            cluster_domain: DnsName::parse("cluster.local").unwrap(),
             config: Some(document.clone()),
             namespace: Namespace::parse(&stage.namespace).unwrap(),
             pod: Which::Named(PodName::parse(&pod.name).unwrap()),
