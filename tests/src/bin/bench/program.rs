@@ -44,6 +44,10 @@ impl Program {
         }
     }
 
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Ours3)
+    }
+
     /// More would only show the throttle for longer.
     pub(crate) const fn most(self) -> usize {
         match self {
@@ -117,6 +121,14 @@ impl Running {
     /// What it has used of the processors so far, in seconds.
     pub(crate) fn cpu(&self) -> f64 {
         self.processes().map(|process| cpu(process.pid())).sum()
+    }
+
+    /// From now on only what memory it has then counts for its peak.
+    pub(crate) fn forget_peak(&self) {
+        for process in self.processes() {
+            // See proc_pid_clear_refs(5).
+            std::fs::write(format!("/proc/{}/clear_refs", process.pid()), "5").expect("the process runs");
+        }
     }
 
     /// The most memory that one of its processes had, in MiB.
