@@ -90,6 +90,9 @@ enum Part {
     Listed {
         #[arg(default_value_t = 150_000)]
         count: usize,
+        /// Who starts: with `ours3` it also says what the replicas cost that only look on.
+        #[arg(long, default_value = "ours")]
+        program: Program,
     },
 }
 
@@ -106,9 +109,9 @@ fn main() {
             tokio::runtime::Runtime::new().unwrap().block_on(names::measure(&mut figures));
             show(&figures, json!({"part": "names"}), arguments.json);
         }
-        Some(Part::Listed { count }) => {
+        Some(Part::Listed { count, program }) => {
             let mut figures = Figures::default();
-            tokio::runtime::Runtime::new().unwrap().block_on(listed(&arguments, count, &mut figures));
+            tokio::runtime::Runtime::new().unwrap().block_on(listed(&arguments, count, program, &mut figures));
             show(
                 &figures,
                 json!({"part": "listed", "kubernetes": assets::VERSIONS[0], "requests": count}),
@@ -182,24 +185,27 @@ fn compare(costs: &[(Program, f64)], floor: f64, figures: &mut Figures) {
 }
 
 /// A signer that starts where requests have piled up: more than a cluster of five thousand nodes has within a quarter of an hour.
-async fn listed(arguments: &Arguments, count: usize, figures: &mut Figures) {
+async fn listed(arguments: &Arguments, count: usize, program: Program, figures: &mut Figures) {
     let binary = arguments.binary.clone().unwrap_or_else(program::shipped);
     let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
     let stage = Stage::open(&bed, "listed").await;
     let load = Load::make(&stage, arguments.pods).await;
     eprintln!("{count} requests …");
     let pile = load.pile(count).await;
-    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let running = program.start(&stage, &[load.namespace()], &binary).await;
     let waits = pile.answered_after(running.started).await;
-    let name = Program::Ours.name();
+    let name = program.name();
     figures.add(name, "start to first answer", waits.first(), "ms", None);
     figures.add(name, "answered", waits.answered_per_second(), "/s", None);
     figures.add(name, "CPU for each", running.cpu() / count as f64 * 1e3, "ms", None);
+    if let Some(cpu) = running.cpu_of_a_standby() {
+        figures.add(name, "CPU for each, of a standby", cpu / count as f64 * 1e3, "ms", None);
+    }
     figures.add(name, "peak memory", running.peak(), "MiB", Some(48.0));
     running.stop();
     // Once more: all are there, and answered.
     let first = load.first().await;
-    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let running = program.start(&stage, &[load.namespace()], &binary).await;
     let start = first.answered_after(running.started).await.first();
     figures.add(name, "start to first answer, all others answered", start, "ms", None);
     figures.add(name, "peak memory, all others answered", running.peak(), "MiB", Some(48.0));

@@ -123,6 +123,13 @@ impl Running {
         self.processes().map(|process| cpu(process.pid())).sum()
     }
 
+    /// The same, on average of the processes that did not use the most.
+    pub(crate) fn cpu_of_a_standby(&self) -> Option<f64> {
+        let busiest = self.processes().map(|process| cpu(process.pid())).fold(0.0, f64::max);
+        let standbys = self.processes().count() - 1;
+        (standbys > 0).then(|| (self.cpu() - busiest) / standbys as f64)
+    }
+
     /// From now on only what memory it has then counts for its peak.
     pub(crate) fn forget_peak(&self) {
         for process in self.processes() {
