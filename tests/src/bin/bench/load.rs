@@ -16,6 +16,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::waited::Waited;
+
 /// Pods whose kubelets ask.
 pub(crate) struct Load {
     stage: Stage,
@@ -71,7 +73,8 @@ impl Load {
         &self.stage.namespace
     }
 
-    /// Requests as fast as the API server takes them, until all are answered.
+    /// Requests as fast as the API server takes them, until all are answered. When there are answered ones of the same pods already,
+    /// each asks for another key.
     pub(crate) async fn burst(&self, count: usize) -> Waits {
         self.pile(count).await.answered().await
     }
@@ -93,9 +96,10 @@ impl Load {
     /// Requests at twenty a second from this one's namespace, while another floods the signer from its own. The flood ends with the
     /// last of them: one who answers in turn would not come to it as long as the flood is quicker than he is.
     pub(crate) async fn steady_beside_a_flood(&self, count: usize, flooding: &Self) -> Waits {
+        let flood = flooding.requests("flood", flooding.pods.len());
         let asked = tokio::select! {
             asked = self.trickle(count) => asked,
-            () = flooding.flood() => unreachable!("it goes on until it is dropped"),
+            () = flooding.flood(&flood) => unreachable!("it goes on until it is dropped"),
         };
         asked.answered().await
     }
@@ -113,8 +117,7 @@ impl Load {
     }
 
     /// Requests as fast as the API server takes them, without an end. Each pod keeps its key.
-    async fn flood(&self) {
-        let requests = self.requests("flood", self.pods.len());
+    async fn flood(&self, requests: &[(String, Value)]) {
         let endless = stream::iter(requests.iter().cycle().enumerate()).map(async |(number, (name, request))| {
             let mut request = request.clone();
             request["metadata"]["name"] = Value::from(format!("{name}-{number}"));
@@ -150,7 +153,10 @@ impl Load {
 
     /// Takes all requests away, so that the next who is measured finds what this one found.
     pub(crate) async fn clear(&self) {
-        call::delete(&self.stage.admin, &self.stage.requests()).await.expect("requests can be deleted");
+        // The API server gives up after a minute, which may be too short for very many.
+        while let Err(why) = call::delete(&self.stage.admin, &self.stage.requests()).await {
+            assert_eq!(why.code, 504, "requests can be deleted: {why}");
+        }
     }
 
     /// Each time under names of their own, so that nobody takes for an answer what he sees of those that were cleared away.
@@ -196,12 +202,10 @@ impl Waits {
         Self { begun, created: created.into_iter().map(|(_, created)| created).collect(), answered }
     }
 
-    /// The wait that so many thousandths of all requests did not exceed, in milliseconds.
-    pub(crate) fn percentile(&self, thousandths: usize) -> f64 {
+    /// From each creation to its answer.
+    pub(crate) fn waited(&self) -> Waited {
         let pairs = self.created.iter().zip(&self.answered);
-        let mut waits: Vec<_> = pairs.map(|(created, answered)| answered.saturating_duration_since(*created)).collect();
-        waits.sort();
-        waits[(waits.len() * thousandths / 1000).min(waits.len() - 1)].as_secs_f64() * 1e3
+        Waited::of(pairs.map(|(created, answered)| answered.saturating_duration_since(*created)))
     }
 
     /// How many milliseconds after the beginning the first was answered.
@@ -211,28 +215,30 @@ impl Waits {
 
     /// How much longer it took to answer all than to create all.
     pub(crate) fn stretch(&self) -> f64 {
-        self.created_per_second() / self.answered_per_second()
+        self.seconds() / until_last(self.begun, &self.created)
     }
 
     /// From the first creation to the last answer.
     pub(crate) fn answered_per_second(&self) -> f64 {
-        per_second(self.begun, &self.answered)
+        self.answered.len() as f64 / self.seconds()
     }
 
-    /// From the first creation to the last.
-    pub(crate) fn created_per_second(&self) -> f64 {
-        per_second(self.begun, &self.created)
+    /// From the first creation to the last answer.
+    pub(crate) fn seconds(&self) -> f64 {
+        until_last(self.begun, &self.answered)
     }
 }
 
-fn per_second(begun: Instant, all: &[Instant]) -> f64 {
-    all.len() as f64 / all.iter().max().expect("there are some").duration_since(begun).as_secs_f64()
+fn until_last(begun: Instant, all: &[Instant]) -> f64 {
+    all.iter().max().expect("there are some").duration_since(begun).as_secs_f64()
 }
 
-/// Notes when each request is first seen with an answer.
+/// Notes when each request is first seen with an answer, of those that are made from now on.
 async fn observe(stage: &Stage) -> watch::Receiver<HashMap<String, Instant>> {
     let (seen, receiver) = watch::channel(HashMap::new());
-    let mut lines = Box::pin(requests_of(stage).await);
+    let some = call::get(&stage.admin, &format!("{}?limit=1", stage.requests())).await.expect("requests can be listed");
+    let now = some["metadata"]["resourceVersion"].as_str().expect("a list has a version");
+    let mut lines = Box::pin(requests_of(stage, now).await);
     let stage = stage.clone();
     tokio::spawn(async move {
         loop {
@@ -252,14 +258,15 @@ async fn observe(stage: &Stage) -> watch::Receiver<HashMap<String, Instant>> {
                 return;
             }
             // The API server lets go of whoever reads too slowly on a busy machine. A new watch begins with all that is there.
-            lines = Box::pin(requests_of(&stage).await);
+            lines = Box::pin(requests_of(&stage, "").await);
         }
     });
     receiver
 }
 
-async fn requests_of(stage: &Stage) -> impl Stream<Item = std::io::Result<String>> + use<> {
-    let request = Request::get(format!("{}?watch=true", stage.requests())).body(Vec::new()).expect("a path");
+async fn requests_of(stage: &Stage, version: &str) -> impl Stream<Item = std::io::Result<String>> + use<> {
+    let path = format!("{}?watch=true&resourceVersion={version}", stage.requests());
+    let request = Request::get(path).body(Vec::new()).expect("a path");
     stage.admin.request_stream(request).await.expect("requests can be watched").lines()
 }
 

@@ -5,8 +5,8 @@
 //! does not depend on who else uses the machine is the time that each process computes.
 //!
 //! In each round every program is started anew, and the API server with it, with the same rights, for the same pods; it answers one
-//! request that waits already, then a steady trickle, then a trickle beside another namespace's flood, then a burst, and all requests
-//! are deleted again. Those who ask are kubelets to the API server. `--watchers 1000` adds what a thousand kubelets hold open;
+//! request that waits already, then a quiet namespace's trickle, then the same beside another namespace's flood, then a burst, then
+//! the same pods once more. Those who ask are kubelets to the API server. `--watchers 1000` adds what a thousand kubelets hold open;
 //! `--pods 10000 --burst 10000` is every pod of a hundred nodes at one time.
 #![expect(
     clippy::unwrap_used,
@@ -19,6 +19,7 @@
     reason = "a measurement that cannot go on says so by a panic, and prints what it found"
 )]
 
+mod cost;
 mod figures;
 mod floor;
 mod load;
@@ -26,17 +27,20 @@ mod names;
 mod null;
 mod picture;
 mod program;
+mod turn;
+mod waited;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use figures::Figures;
 use load::Load;
 use podmint_tests::server::Settings;
 use podmint_tests::stage::Stage;
-use podmint_tests::{Bed, Who, assets, call, install};
-use program::{Program, Running};
+use podmint_tests::{Bed, assets, install};
+use program::Program;
+use serde_json::{Value, json};
+use turn::{Ceiling, Ground, Turn};
 
 /// What to measure.
 #[derive(Parser)]
@@ -49,13 +53,13 @@ struct Arguments {
     /// How often; every program has its turn in each.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Requests in the burst.
+    /// Requests in the burst, and in the one after it.
     #[arg(long, default_value_t = 2000)]
     burst: usize,
     /// Pods that the requests are for; when there are fewer than requests, some ask again.
     #[arg(long, default_value_t = 2000)]
     pods: usize,
-    /// Requests at the steady rate of 20 a second.
+    /// Requests at the steady rate of 20 a second, alone and beside the flood. Of all rounds together, 400 give a p99.
     #[arg(long, default_value_t = 200)]
     steady: usize,
     /// Kubelets that watch their requests all the while.
@@ -86,6 +90,9 @@ enum Part {
     Listed {
         #[arg(default_value_t = 150_000)]
         count: usize,
+        /// Who starts: with `ours3` it also says what the replicas cost that only look on.
+        #[arg(long, default_value = "ours")]
+        program: Program,
     },
 }
 
@@ -100,12 +107,16 @@ fn main() {
         Some(Part::Names) => {
             let mut figures = Figures::default();
             tokio::runtime::Runtime::new().unwrap().block_on(names::measure(&mut figures));
-            show(&figures, arguments.json);
+            show(&figures, json!({"part": "names"}), arguments.json);
         }
-        Some(Part::Listed { count }) => {
+        Some(Part::Listed { count, program }) => {
             let mut figures = Figures::default();
-            tokio::runtime::Runtime::new().unwrap().block_on(listed(&arguments, count, &mut figures));
-            show(&figures, arguments.json);
+            tokio::runtime::Runtime::new().unwrap().block_on(listed(&arguments, count, program, &mut figures));
+            show(
+                &figures,
+                json!({"part": "listed", "kubernetes": assets::VERSIONS[0], "requests": count}),
+                arguments.json,
+            );
         }
         None => tokio::runtime::Runtime::new().unwrap().block_on(bench(arguments)),
     }
@@ -113,79 +124,99 @@ fn main() {
 
 async fn bench(arguments: Arguments) {
     let binary = arguments.binary.clone().unwrap_or_else(program::shipped);
-    let mut figures = Figures::default();
-    let size = std::fs::metadata(&binary).unwrap().len();
-    figures.add("ours", "binary size", size as f64 / 1e6, "MB", Some(10.0));
     let (floor, path) = floor::measure();
-    figures.add("floor", CPU, floor * 1e3, "ms", None);
-    figures.add("ours", "CPU from request to certificate, to floor", path / floor, "x", Some(1.1));
     eprintln!("starting a control plane …");
     let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
     let stage = Stage::open(&bed, "bench").await;
     if arguments.flow_schema {
         install::flow_schema(&bed, &stage.namespace).await;
     }
-    eprintln!("{} pods …", arguments.pods);
-    let load = Load::make(&stage, arguments.pods).await;
-    // Another namespace, whose requests the same signer answers.
-    let quiet = Stage::open(&bed, "quiet").await.answering_for(&stage.signer_name);
-    let quiet = Load::make(&quiet, QUIET_PODS).await;
+    let ground = ground(&arguments, &stage, &binary).await;
+    let mut figures = Figures::default();
     for round in 1..=arguments.rounds {
-        let mut ceiling = None;
+        let (mut ceiling, mut costs) = (Ceiling::new(), Vec::new());
         for program in &arguments.programs {
             eprintln!("round {round}, {}", program.name());
-            let rate = measure(&arguments, &stage, (&load, &quiet), *program, &binary, &mut figures).await;
-            match ceiling {
-                None if *program == Program::Null => ceiling = Some(rate),
-                None => {}
-                Some(ceiling) => {
-                    figures.add(program.name(), SHARE, rate / ceiling, "", (*program == Program::Ours).then_some(0.95))
-                }
-            }
+            costs.push((*program, Turn::take(&ground, *program, &mut ceiling, &mut figures).await));
         }
+        compare(&costs, floor, &mut figures);
     }
+    figures.add("ours", FLOOR, floor * 1e3, "ms", None);
+    figures.add("ours", "CPU of the pure path, to the cryptography's", path / floor, "x", Some(1.1));
+    let size = std::fs::metadata(&binary).unwrap().len();
+    figures.add("ours", "binary size", size as f64 / 1e6, "MB", Some(10.0));
     if arguments.flow_schema {
         let used =
-            metric(&stage, "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"podmint-signer\"").await;
+            cost::metric(&stage, "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"podmint-signer\"")
+                .await;
         assert!(used > 0.0, "the API server led no call through the chart's FlowSchema");
     }
     if !arguments.json {
         println!("\n{}", headline(&arguments));
+        println!(
+            "In brackets: the least and the most that a round gave. Percentiles are those of all rounds together.\n"
+        );
     }
-    show(&figures, arguments.json);
+    show(&figures, about(&arguments), arguments.json);
     if let Some(file) = &arguments.picture {
         std::fs::write(file, picture::draw(&figures, &headline(&arguments))).expect("the picture can be written");
     }
 }
 
+async fn ground<'a>(arguments: &'a Arguments, stage: &'a Stage, binary: &'a Path) -> Ground<'a> {
+    eprintln!("{} pods …", arguments.pods);
+    let load = Load::make(stage, arguments.pods).await;
+    // Another namespace, whose requests the same signer answers.
+    let quiet = Stage::open(&stage.bed, "quiet").await.answering_for(&stage.signer_name);
+    let quiet = Load::make(&quiet, arguments.steady).await;
+    Ground { arguments, stage, binary, load, quiet }
+}
+
+/// What a certificate of a burst costs ours, next to what it costs others in the same round.
+fn compare(costs: &[(Program, f64)], floor: f64, figures: &mut Figures) {
+    let go = costs.iter().find(|(program, _)| *program == Program::Go).map(|(_, cpu)| *cpu);
+    for (program, cpu) in costs.iter().filter(|(program, _)| program.is_ours()) {
+        let aim = |aim: f64| (*program == Program::Ours).then_some(aim);
+        if let Some(go) = go {
+            figures.add(program.name(), "burst: CPU to plain Go's", cpu / go, "x", aim(0.5));
+        }
+        figures.add(program.name(), "burst: CPU to the cryptography's", cpu / floor, "x", aim(2.5));
+    }
+}
+
 /// A signer that starts where requests have piled up: more than a cluster of five thousand nodes has within a quarter of an hour.
-async fn listed(arguments: &Arguments, count: usize, figures: &mut Figures) {
+async fn listed(arguments: &Arguments, count: usize, program: Program, figures: &mut Figures) {
     let binary = arguments.binary.clone().unwrap_or_else(program::shipped);
     let bed = Bed::own(Settings { recorded: false, ..Settings::of(assets::VERSIONS[0]) }).await;
     let stage = Stage::open(&bed, "listed").await;
     let load = Load::make(&stage, arguments.pods).await;
     eprintln!("{count} requests …");
     let pile = load.pile(count).await;
-    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let running = program.start(&stage, &[load.namespace()], &binary).await;
     let waits = pile.answered_after(running.started).await;
-    let name = Program::Ours.name();
+    let name = program.name();
     figures.add(name, "start to first answer", waits.first(), "ms", None);
     figures.add(name, "answered", waits.answered_per_second(), "/s", None);
-    figures.add(name, CPU, running.cpu() / count as f64 * 1e3, "ms", None);
-    figures.add(name, MEMORY, running.peak(), "MiB", Some(48.0));
+    figures.add(name, "CPU for each", running.cpu() / count as f64 * 1e3, "ms", None);
+    if let Some(cpu) = running.cpu_of_a_standby() {
+        figures.add(name, "CPU for each, of a standby", cpu / count as f64 * 1e3, "ms", None);
+    }
+    figures.add(name, "peak memory", running.peak(), "MiB", Some(48.0));
     running.stop();
     // Once more: all are there, and answered.
     let first = load.first().await;
-    let running = Program::Ours.start(&stage, &[load.namespace()], &binary).await;
+    let running = program.start(&stage, &[load.namespace()], &binary).await;
     let start = first.answered_after(running.started).await.first();
     figures.add(name, "start to first answer, all others answered", start, "ms", None);
     figures.add(name, "peak memory, all others answered", running.peak(), "MiB", Some(48.0));
     running.stop();
 }
 
-fn show(figures: &Figures, json: bool) {
+/// One line of JSON, or a table.
+fn show(figures: &Figures, mut about: Value, json: bool) {
     if json {
-        println!("{}", figures.json());
+        about["figures"] = figures.json();
+        println!("{about}");
     } else {
         print!("{}", figures.table());
     }
@@ -200,108 +231,14 @@ fn headline(arguments: &Arguments) -> String {
     )
 }
 
-/// One turn of one program. Returns how many of a burst it answers in a second.
-async fn measure(
-    arguments: &Arguments,
-    stage: &Stage,
-    (load, quiet): (&Load, &Load),
-    program: Program,
-    binary: &Path,
-    figures: &mut Figures,
-) -> f64 {
-    let name = program.name();
-    let is_ours = program == Program::Ours;
-    let aim = |aim: f64| is_ours.then_some(aim);
-    // With many kubelets, what the API server lets through hangs on what it has seen lately.
-    stage.bed.go_down();
-    stage.bed.come_back().await;
-    let _kubelets = load.kubelets(arguments.watchers).await;
-    load.clear().await;
-    let has_ca = !stage.trust_bundles().await.is_empty();
-    let first = load.first().await;
-    let running = program.start(stage, &[load.namespace(), quiet.namespace()], binary).await;
-    let start = first.answered_after(running.started).await.first();
-    let figure =
-        if has_ca || program == Program::Null { "start to first answer" } else { "start to first answer, CA made" };
-    figures.add(name, figure, start, "ms", aim(250.0));
-
-    if program.most() > arguments.burst {
-        let before = running.cpu();
-        tokio::time::sleep(IDLE).await;
-        figures.add(name, "idle, of a core", (running.cpu() - before) / IDLE.as_secs_f64() * 100.0, "%", aim(0.2));
-
-        let waits = load.steady(arguments.steady).await;
-        figures.add(name, "created to answered at 20/s, p50", waits.percentile(500), "ms", aim(6.0));
-        figures.add(name, "created to answered at 20/s, p99", waits.percentile(990), "ms", aim(60.0));
-        load.clear().await;
-
-        // The null signer keeps no queue: what it is slower by, everybody is whose API server is flooded.
-        let alone = quiet.steady(arguments.steady).await.percentile(990);
-        quiet.clear().await;
-        let beside = quiet.steady_beside_a_flood(arguments.steady, load).await.percentile(990);
-        figures.add(name, "flood next door: p99 to p99 alone", beside / alone, "x", aim(2.0));
-        figures.add(name, "flood next door: p99", beside, "ms", None);
-        load.clear().await;
-        quiet.clear().await;
-    }
-
-    let count = arguments.burst.min(program.most());
-    let before = Cost::so_far(stage, &running).await;
-    let waits = load.burst(count).await;
-    let cost = Cost::so_far(stage, &running).await;
-    let each = |after: f64, before: f64| (after - before) / count as f64;
-    figures.add(name, RATE, waits.answered_per_second(), "/s", None);
-    figures.add(name, "burst: created", waits.created_per_second(), "/s", None);
-    figures.add(name, "burst: time to all answered to all created", waits.stretch(), "x", aim(1.05));
-    for (figure, thousandths, limit) in [
-        ("burst: created to answered, p50", 500, None),
-        ("burst: created to answered, p99", 990, aim(80.0)),
-        ("burst: created to answered, p99.9", 999, aim(500.0)),
-        ("burst: created to answered, longest", 1000, None),
-    ] {
-        figures.add(name, figure, waits.percentile(thousandths), "ms", limit);
-    }
-    figures.add(name, CPU, each(cost.own, before.own) * 1e3, "ms", aim(0.3));
-    figures.add(name, "CPU of API server and etcd for each", each(cost.server, before.server) * 1e3, "ms", None);
-    figures.add(name, "calls to the API server for each", each(cost.calls, before.calls) - 1.0, "", None);
-    figures.add(name, MEMORY, running.peak(), "MiB", aim(16.0));
-    running.stop();
-    waits.answered_per_second()
+/// The same for machines.
+fn about(arguments: &Arguments) -> Value {
+    let Arguments { rounds, burst, pods, steady, watchers, flow_schema, .. } = arguments;
+    json!({
+        "part": "programs", "kubernetes": assets::VERSIONS[0], "rounds": rounds, "burst": burst, "pods": pods, "steady": steady,
+        "watchers": watchers, "flowSchema": flow_schema,
+    })
 }
 
-/// Figures that the picture shows.
-const RATE: &str = "burst: answered";
-const SHARE: &str = "burst: share of null's";
-const CPU: &str = "CPU for each";
-const MEMORY: &str = "peak memory";
-const IDLE: Duration = Duration::from_secs(10);
-const QUIET_PODS: usize = 100;
-
-/// What was used so far.
-struct Cost {
-    /// By whoever answers, in seconds.
-    own: f64,
-    /// By API server and etcd, in seconds.
-    server: f64,
-    /// All calls that the API server has answered; one of each request's is its creation.
-    calls: f64,
-}
-
-impl Cost {
-    async fn so_far(stage: &Stage, running: &Running) -> Self {
-        let server = stage.bed.server().unwrap();
-        Self {
-            own: running.cpu(),
-            server: server.pids().into_iter().map(program::cpu).sum(),
-            calls: metric(stage, "apiserver_request_total{").await,
-        }
-    }
-}
-
-/// The sum of the API server's counters whose lines begin so.
-async fn metric(stage: &Stage, start: &str) -> f64 {
-    let admin = stage.bed.client(&Who::Admin).await;
-    let metrics = call::text(&admin, "/metrics").await.unwrap();
-    let lines = metrics.lines().filter(|line| line.starts_with(start));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
+/// What the picture shows beside the programs' own.
+const FLOOR: &str = "CPU of the cryptography alone, each";

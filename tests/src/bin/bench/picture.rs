@@ -1,9 +1,10 @@
-//! The figures as bars, one panel for each of the three that people ask for first.
+//! The figures as bars, one panel for each of the three that people ask for first. A thin line spans what the rounds gave.
 
 use std::fmt::Write as _;
 
-use crate::figures::Figures;
-use crate::{CPU, MEMORY, RATE};
+use crate::FLOOR;
+use crate::figures::{Figures, Line, short};
+use crate::turn::{CPU, MEMORY, RATE};
 
 /// An SVG.
 pub(crate) fn draw(figures: &Figures, headline: &str) -> String {
@@ -14,18 +15,20 @@ pub(crate) fn draw(figures: &Figures, headline: &str) -> String {
     ];
     let (mut body, mut top) = (String::new(), 60);
     for (title, figure, unit) in panels {
-        let bars = figures.medians(figure);
-        let longest = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
+        let bars = bars(figures, figure);
+        let longest = bars.iter().map(|bar| bar.most).fold(f64::MIN_POSITIVE, f64::max);
+        let x = |value: f64| LEFT + value / longest * WIDTH;
         write!(body, r#"<text x="20" y="{top}" font-weight="bold">{title}</text>"#).expect("a string takes it");
-        for (number, (program, value)) in bars.iter().enumerate() {
-            let (y, width) = (top + 12 + ROW * number, value / longest * WIDTH);
-            let colour = if program.starts_with("ours") { "#1f6feb" } else { "#9aa4b2" };
+        for (number, Bar { name, value, least, most }) in bars.iter().enumerate() {
+            let y = top + 12 + ROW * number;
+            let (middle, base) = (y + 8, y + 13);
+            let (width, least, most) = (x(*value) - LEFT, x(*least), x(*most));
+            let colour = if name.starts_with("ours") { "#1f6feb" } else { "#9aa4b2" };
             write!(
                 body,
-                r#"<text x="150" y="{}" text-anchor="end">{program}</text><rect x="160" y="{y}" width="{width:.1}" height="16" fill="{colour}"/><text x="{:.1}" y="{}">{value:.2} {unit}</text>"#,
-                y + 13,
-                168.0 + width,
-                y + 13,
+                r##"<text x="150" y="{base}" text-anchor="end">{name}</text><rect x="{LEFT}" y="{y}" width="{width:.1}" height="16" fill="{colour}"/><path d="M{least:.1} {middle}H{most:.1}" stroke="#24292f"/><text x="{:.1}" y="{base}">{} {unit}</text>"##,
+                x(*value).max(most) + 8.0,
+                short(*value),
             )
             .expect("a string takes it");
         }
@@ -36,5 +39,27 @@ pub(crate) fn draw(figures: &Figures, headline: &str) -> String {
     )
 }
 
+/// One bar.
+struct Bar {
+    name: &'static str,
+    value: f64,
+    least: f64,
+    most: f64,
+}
+
+/// What each program has of this figure; beside what a certificate costs, what the cryptography alone does.
+fn bars(figures: &Figures, figure: &str) -> Vec<Bar> {
+    let bar = |line: &Line| {
+        let (least, most) = line.spread();
+        Bar { name: line.program, value: line.value, least, most }
+    };
+    let mut bars: Vec<Bar> = figures.of(figure).iter().map(bar).collect();
+    if figure == CPU {
+        bars.extend(figures.of(FLOOR).iter().map(|line| Bar { name: "floor", ..bar(line) }));
+    }
+    bars
+}
+
 const ROW: usize = 22;
+const LEFT: f64 = 160.0;
 const WIDTH: f64 = 420.0;

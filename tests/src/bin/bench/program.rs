@@ -44,6 +44,10 @@ impl Program {
         }
     }
 
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Ours3)
+    }
+
     /// More would only show the throttle for longer.
     pub(crate) const fn most(self) -> usize {
         match self {
@@ -117,6 +121,21 @@ impl Running {
     /// What it has used of the processors so far, in seconds.
     pub(crate) fn cpu(&self) -> f64 {
         self.processes().map(|process| cpu(process.pid())).sum()
+    }
+
+    /// The same, on average of the processes that did not use the most.
+    pub(crate) fn cpu_of_a_standby(&self) -> Option<f64> {
+        let busiest = self.processes().map(|process| cpu(process.pid())).fold(0.0, f64::max);
+        let standbys = self.processes().count() - 1;
+        (standbys > 0).then(|| (self.cpu() - busiest) / standbys as f64)
+    }
+
+    /// From now on only what memory it has then counts for its peak.
+    pub(crate) fn forget_peak(&self) {
+        for process in self.processes() {
+            // See proc_pid_clear_refs(5).
+            std::fs::write(format!("/proc/{}/clear_refs", process.pid()), "5").expect("the process runs");
+        }
     }
 
     /// The most memory that one of its processes had, in MiB.
