@@ -162,7 +162,7 @@ impl Metrics {
         );
         let ca_usable_until_timestamp_seconds = list.add(
             "ca_usable_until_timestamp_seconds",
-            "Until when the first CA to end can issue; 0 while one cannot",
+            "Until when the first CA to end of those that Podmint makes can issue; 0 while one cannot, infinite without one",
             Gauge::default,
         );
         let ca_trouble = list.family("ca_trouble", "How many CAs have this trouble, which somebody should see to");
@@ -173,8 +173,11 @@ impl Metrics {
         );
         let podsigners = list.family("podsigners", "How many PodSigner objects are in each state");
         let rotation = list.family("rotation", "How many CAs are in each phase of a rotation of their root");
-        let trust_in_sync =
-            list.add("trust_in_sync", "1 when every root was just read back from the API server", Gauge::default);
+        let trust_in_sync = list.add(
+            "trust_in_sync",
+            "1 when every root, if there is one, was just read back from the API server",
+            Gauge::default,
+        );
         let trust_repairs =
             list.add("trust_repairs", "Trust bundles written because they were missing or edited", Counter::default);
         let foreign_bundles =
@@ -188,7 +191,7 @@ impl Metrics {
         let overload = list.add("overload", "Calls that the API server was too busy for", Counter::default);
         let events_dropped = list.add("events_dropped", "Events on pods that could not be written", Counter::default);
         let audit_failures = list.add("audit_failures", "Audit lines that could not be written", Counter::default);
-        let holds = list.add("holds", "What administrators have on hold, as of the last request", Gauge::default);
+        let holds = list.add("holds", "What administrators have on hold", Gauge::default);
         let malformed_holds = list.add(
             "malformed_holds",
             "Entries among the holds that cannot be understood and hold nobody",

@@ -220,6 +220,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         holds: Mutex::default(),
         tracers: Mutex::default(),
     });
+    tasks.spawn(named(MAY_END, look_at_holds(Arc::clone(&parts))));
     drop(starting);
     // What would be held for the very first moment need not be looked at twice.
     let settled = tokio::time::timeout(pace.of(SETTLE), settle(guard_state.subscribe(), roster));
@@ -248,6 +249,17 @@ async fn first_discovery(versions: &Versions) {
         Ok(Ok(served)) => tracing::info!(?served, "the API server"),
         Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "the API server cannot be asked yet; trying on"),
         Err(_) => tracing::warn!("the API server does not answer yet; trying on"),
+    }
+}
+
+/// So that the metrics show what is on hold where no request comes by, as with a replica that is not first.
+async fn look_at_holds(parts: Arc<Parts>) {
+    loop {
+        tokio::time::sleep(parts.pace.of(LOOK_AT_HOLDS)).await;
+        match parts.lookup.holds(tokio::time::Instant::now()).await {
+            Ok(holds) => parts.note_holds(&holds.unwrap_or_default()),
+            Err(error) => tracing::debug!(error = %Chain(&error), "could not look at what is on hold"),
+        }
     }
 }
 
@@ -284,5 +296,6 @@ const MAY_END: &str = "";
 const NEWS: usize = 256;
 /// How long a start waits for what it can do without.
 const SETTLE: Duration = Duration::from_secs(2);
+const LOOK_AT_HOLDS: Duration = Duration::from_secs(15);
 /// With the 3.5 s that the controller may take for what is in flight: five seconds in all.
 const GIVE_BACK: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use std::{
 use time::OffsetDateTime;
 
 use crate::{
-    authority::{View, plan::PHASES, trouble::LABELS},
+    authority::{Generation, View, plan::PHASES, trouble::LABELS},
     metrics::{Metrics, PhaseLabels, TroubleLabels},
 };
 
@@ -16,17 +16,19 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Vital {
     usable_until: Option<OffsetDateTime>,
+    is_brought: bool,
     in_sync: bool,
     foreign_bundles: usize,
 }
 
 impl Vital {
-    pub(crate) fn signing(usable_until: OffsetDateTime, foreign_bundles: usize) -> Self {
-        Self { usable_until: Some(usable_until), in_sync: true, foreign_bundles }
+    pub(crate) fn signing(generation: &Generation, foreign_bundles: usize) -> Self {
+        let is_brought = generation.signing().is_brought;
+        Self { usable_until: Some(generation.usable_until()), is_brought, in_sync: true, foreign_bundles }
     }
 
     pub(crate) fn out_of_sync(foreign_bundles: usize) -> Self {
-        Self { usable_until: None, in_sync: false, foreign_bundles }
+        Self { usable_until: None, is_brought: false, in_sync: false, foreign_bundles }
     }
 
     pub(crate) fn unusable(foreign_bundles: usize) -> Self {
@@ -52,7 +54,9 @@ pub(crate) struct Vitals {
 
 impl Vitals {
     pub(crate) fn new(metrics: Metrics) -> Self {
-        Self { all: Arc::default(), metrics }
+        let vitals = Self { all: Arc::default(), metrics };
+        vitals.show(&BTreeMap::new());
+        vitals
     }
 
     /// One more, of which nothing is known yet.
@@ -91,10 +95,12 @@ impl Vitals {
 
     /// The gauges show the worst of all.
     fn show(&self, all: &BTreeMap<usize, Seen>) {
-        let until = all.values().map(|seen| seen.vital.usable_until.map_or(0, OffsetDateTime::unix_timestamp)).min();
-        self.metrics.ca_usable_until_timestamp_seconds.set(seconds(until));
+        // The end of a CA that is brought is its owner's business: a trouble of its own tells of it.
+        let made = all.values().map(|seen| seen.vital).filter(|vital| !vital.is_brought);
+        let until = made.map(|vital| vital.usable_until.map_or(0.0, |until| seconds(until.unix_timestamp())));
+        self.metrics.ca_usable_until_timestamp_seconds.set(until.fold(f64::INFINITY, f64::min));
         let mended = all.values().filter_map(|seen| Some(seen.mended?.unix_timestamp())).max();
-        self.metrics.ca_mended_timestamp_seconds.set(seconds(mended));
+        self.metrics.ca_mended_timestamp_seconds.set(mended.map_or(0.0, seconds));
         self.metrics.trust_in_sync.set(i64::from(all.values().all(|seen| seen.vital.in_sync)));
         let count = |is_so: &dyn Fn(&Seen) -> bool| {
             let count = all.values().filter(|seen| is_so(seen)).count();
@@ -122,6 +128,34 @@ impl Vitals {
 }
 
 /// Seconds of this century have an exact float.
-fn seconds(time: Option<i64>) -> f64 {
-    u32::try_from(time.unwrap_or(0)).map_or(0.0, f64::from)
+fn seconds(time: i64) -> f64 {
+    u32::try_from(time).map_or(0.0, f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::honest;
+
+    #[test]
+    fn no_alarm_for_want_of_a_ca_nor_for_the_end_of_one_that_is_brought() {
+        let metrics = Metrics::new();
+        let vitals = Vitals::new(metrics.clone());
+        let shown = || (metrics.ca_usable_until_timestamp_seconds.get(), metrics.trust_in_sync.get());
+        assert_eq!(shown(), (f64::INFINITY, 1), "there is none");
+        assert!(metrics.text().unwrap().contains("ca_usable_until_timestamp_seconds inf"), "as Prometheus reads it");
+        vitals.add(0);
+        vitals.set(0, Vital::unusable(0), None);
+        assert_eq!(shown(), (0.0, 0));
+        let made = honest::generation();
+        vitals.set(0, Vital::signing(&made, 0), None);
+        let until = seconds(made.usable_until().unix_timestamp());
+        assert_eq!(shown(), (until, 1));
+        let soon = made.usable_until().saturating_sub(time::Duration::DAY);
+        vitals.add(1);
+        vitals.set(1, Vital { usable_until: Some(soon), is_brought: true, ..Vital::signing(&made, 0) }, None);
+        assert_eq!(shown(), (until, 1));
+        vitals.remove(0);
+        assert_eq!(shown(), (f64::INFINITY, 1));
+    }
 }

@@ -2,11 +2,11 @@
 
 use crate::record;
 use podmint_tests::call;
+use podmint_tests::kept::Scratch;
 use podmint_tests::server::Settings;
 use podmint_tests::signer::MINUTE;
 use podmint_tests::stage::{Request, Said};
 use podmint_tests::until::{never, until};
-use podmint_tests::kept::Scratch;
 use podmint_tests::{Bed, Stage, Who, assets, on_every_bed};
 use serde_json::Value;
 

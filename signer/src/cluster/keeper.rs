@@ -448,7 +448,7 @@ impl Keeper {
         self.memory.generation = Some(Arc::clone(generation));
         self.memory.confirmed = Some(self.confirmed(looked));
         self.memory.published = Some(Instant::now());
-        let vital = Vital::signing(generation.usable_until(), looked.bundles.foreign);
+        let vital = Vital::signing(generation, looked.bundles.foreign);
         let roots = Some(Arc::from(generation.trust_bundle()));
         let view = Some(Arc::new(self.view(generation, looked)));
         // The CA is as it should be, and nobody may use it.

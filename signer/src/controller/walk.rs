@@ -265,7 +265,9 @@ async fn look_and_decide(parts: &Parts, job: &Job, claim: &Arc<Claim>) -> Result
         let wants = policy.as_deref().map_or_else(Wants::default, Wants::from);
         let seen = parts.lookup.observe(Arc::clone(claim), freshness, job.since, wants);
         let (mut seen, holds) = tokio::try_join!(seen, parts.lookup.holds(job.since)).map_err(WalkError::Lookup)?;
-        parts.note_holds(holds.as_ref());
+        if let Some(holds) = &holds {
+            parts.note_holds(holds);
+        }
         seen.holds = holds;
         seen.services = parts.services_of(policy.as_deref(), &seen);
         let (issuer, unusable) = match parts.roster.authority(job.signer).issuer {
@@ -525,8 +527,7 @@ impl Parts {
     }
 
     /// Says aloud what holds nobody although somebody meant it to.
-    fn note_holds(&self, holds: Option<&Arc<Holds>>) {
-        let Some(holds) = holds else { return };
+    pub(crate) fn note_holds(&self, holds: &Arc<Holds>) {
         let count = |list: usize| i64::try_from(list).unwrap_or(i64::MAX);
         self.metrics.holds.set(count(holds.all().len()));
         self.metrics.malformed_holds.set(count(holds.malformed().len()));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cluster::{services, wire::Target},
     names::{
-        DnsName, NameError, Namespace, NodeName, NodeUid, PodName, PodUid, RequestName, RequestUid, ResourceVersion,
+        NameError, Namespace, NodeName, NodeUid, PodName, PodUid, RequestName, RequestUid, ResourceVersion,
         ServiceAccountName, ServiceAccountUid, SignerName,
     },
     pipeline::{

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chain::Chain,
     cluster::calls::{CallError, Calls},
-    names::{DnsName, nearest},
+    names::nearest,
     pipeline::{
         HeldBy, Holds, Scope,
         holds::{CONFIG_MAP, MalformedHold},
@@ -84,11 +84,7 @@ pub struct Standing {
 ///
 /// # Errors
 /// When it could not be done. What is only not seen, of what is still valid, stands in the result.
-pub async fn hold(
-    config: kube::Config,
-    installation: Installation,
-    order: Order,
-) -> Result<Standing, CannotHold> {
+pub async fn hold(config: kube::Config, installation: Installation, order: Order) -> Result<Standing, CannotHold> {
     let calls = super::view::calls(config.clone())?;
     let map = Map { calls: calls.clone(), installation: installation.clone() };
     let (done, wanted) = match order {

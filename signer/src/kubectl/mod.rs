@@ -17,6 +17,7 @@ mod view;
 
 use crate::{
     cluster::guard,
+    config::Domains,
     names::{DnsName, Namespace},
 };
 

@@ -19,7 +19,7 @@ use crate::{
         versions::{Version, Versions},
         wire::{RequestObject, State},
     },
-    names::{DnsName, Namespace},
+    names::Namespace,
     pace::Pace,
     pipeline::{Claim, Services, Unclaimed},
 };

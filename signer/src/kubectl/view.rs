@@ -15,8 +15,8 @@ use crate::{
         clock::ServerClock,
         lookup::{Lookup, Wants},
     },
-    config::{Config, ConfigError, Domains, PodSigner},
-    names::{DnsName, NameError, Namespace, SerialNumber, SignerName},
+    config::{Config, ConfigError, PodSigner},
+    names::{NameError, Namespace, SerialNumber, SignerName},
     pipeline::{
         Answer, Claim, Decision, Fact, Freshness, Hold, Observed, Profile, Services, answer::words, holds::CONFIG_MAP,
     },
@@ -69,9 +69,9 @@ impl View {
         let calls = calls(config)?;
         let configs = match yaml {
             Some(yaml) => vec![Config::parse(&yaml, &installation.domains())?],
-            None => configs(&calls, &installation)
-                .await
-                .map_err(|Unseen { what, why, .. }| CannotSee::Unread(what, why))?,
+            None => {
+                configs(&calls, &installation).await.map_err(|Unseen { what, why, .. }| CannotSee::Unread(what, why))?
+            }
         };
         let signers = configs.iter().flat_map(Config::signers).cloned().collect();
         let lookup = Lookup::new(calls.clone(), installation.namespace.as_str());

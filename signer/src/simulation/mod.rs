@@ -329,18 +329,9 @@ const RUN: u64 = 60_000;
 /// How long after the last fault everything must be answered.
 const LAW: Duration = Duration::from_secs(60);
 
-/// Seeds that once broke a law.
-const KEPT: [u64; 0] = [];
-
-#[test]
-fn seeds_that_once_broke_a_law_break_none() {
-    for seed in KEPT {
-        let outcome = simulate(seed, storm(seed));
-        assert_eq!(outcome.wrong, Vec::<String>::new(), "seed {seed}");
-    }
-}
-
-/// Most of the minute that it takes goes into real signatures.
+/// So many, for some defects show seldom: an answer whose fate is not known and which is taken for written by seeds 400, 453, 531 and 696 of
+/// the first 700, and walks that begin before the end of their listing by 78, 152 and some eight more. One beyond these that breaks a law
+/// is to be added here. Most of the minute that it takes goes into real signatures.
 #[test]
 fn thousands_of_seeds_break_no_law() {
     laws::hold_for(0..2_000);

@@ -30,7 +30,7 @@ use crate::{
         versions::{Served, Versions},
     },
     config::{
-        Domains, PodSigner,
+        PodSigner,
         object::{InForce, Judged, Object, judge},
     },
     names::{DnsName, NameError, clip, nearest},

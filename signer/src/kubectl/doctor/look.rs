@@ -23,7 +23,7 @@ use crate::{
         versions::Version,
     },
     config::{
-        Config, Domains,
+        Config,
         object::{InForce, Object, judge},
     },
     kubectl::Installation,
@@ -187,10 +187,7 @@ async fn configured(calls: &Calls, installation: &Installation) -> Seen<Option<B
 }
 
 /// What is in force of the PodSigner objects; where there are none, what the ConfigMaps in the signer's namespace configure.
-pub(in crate::kubectl) async fn configs(
-    calls: &Calls,
-    installation: &Installation,
-) -> Seen<Vec<Config>> {
+pub(in crate::kubectl) async fn configs(calls: &Calls, installation: &Installation) -> Seen<Vec<Config>> {
     const WHAT: &str = "the signer's configuration";
     let unread = |why: String| Unseen { what: WHAT.to_owned(), why, for_want_of_rights: false };
     let domains = installation.domains();
