@@ -1,5 +1,6 @@
-//! The API server's clock: the `Date` of its latest reply plus the time that has passed here since. Jumps of the local clock do
-//! not matter, for it is never read.
+//! The API server's clock: the `Date` of its latest reply plus the time that has passed here since. Nothing that the signer decides goes by
+//! the local time of day. TLS does: rustls asks whether the API server's certificate is valid by it, whenever a connection is made. Where
+//! it is so wrong that it is not, the API server is not reached, and nothing is signed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

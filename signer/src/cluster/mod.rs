@@ -1,5 +1,6 @@
 //! Talks to the API server.
 
+mod bearer;
 pub(crate) mod bundle;
 pub(crate) mod calls;
 pub mod clock;
