@@ -136,8 +136,9 @@ impl Calls {
             request = request.header(CONTENT_TYPE, media);
         }
         let request = request.body(Body::from(body.unwrap_or_default())).map_err(CallError::Path)?;
+        let asked = Instant::now();
         let reply = self.client.send(request).await.map_err(CallError::Unreachable)?;
-        self.clock.hear(reply.headers(), Instant::now());
+        self.clock.hear(reply.headers(), asked, Instant::now());
         Ok(reply)
     }
 }
