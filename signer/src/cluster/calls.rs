@@ -346,6 +346,12 @@ impl CallError {
     }
 }
 
+/// How long to stay away after a failure: for as long as the API server asks, if it does, and then for our own wait, which spreads those
+/// who were sent away together.
+pub(crate) fn stay_away(asked: Option<Duration>, wait: Duration) -> Duration {
+    asked.unwrap_or_default().saturating_add(wait)
+}
+
 impl Refused {
     /// For an object the API server names it; for an unknown path it has nothing to name.
     fn names_an_object(&self) -> bool {
