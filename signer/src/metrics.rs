@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::authority::{plan::PHASES, trouble::LABELS};
+use crate::{
+    authority::{plan::PHASES, trouble::LABELS},
+    cluster::gait::DIRECTIONS,
+};
 
 /// All counters and gauges of one signer. All clones count together.
 #[derive(Clone)]
@@ -51,6 +54,7 @@ pub struct Metrics {
     pub(crate) first: Gauge,
     pub(crate) watch_restarts: Family<CauseLabels, Counter>,
     pub(crate) overload: Counter,
+    pub(crate) clock_jumps: Family<DirectionLabels, Counter>,
     pub(crate) events_dropped: Counter,
     pub(crate) audit_failures: Counter,
     pub(crate) holds: Gauge,
@@ -93,6 +97,11 @@ pub(crate) struct CauseLabels {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct ReasonLabels {
     pub(crate) reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct DirectionLabels {
+    pub(crate) direction: &'static str,
 }
 
 /// The one metric with names in it: as many as there are rules in the PodSigners.
@@ -189,6 +198,8 @@ impl Metrics {
             "Watches begun anew, by cause; `rolled_back`: etcd is an older one, and everything was listed again",
         );
         let overload = list.add("overload", "Calls that the API server was too busy for", Counter::default);
+        let clock_jumps = list
+            .family("clock_jumps", "Jumps of the API server's clock against ours by more than 5 s, and halts of 30 s");
         let events_dropped = list.add("events_dropped", "Events on pods that could not be written", Counter::default);
         let audit_failures = list.add("audit_failures", "Audit lines that could not be written", Counter::default);
         let holds = list.add("holds", "What administrators have on hold", Gauge::default);
@@ -230,6 +241,7 @@ impl Metrics {
             first,
             watch_restarts,
             overload,
+            clock_jumps,
             events_dropped,
             audit_failures,
             holds,
@@ -262,6 +274,9 @@ impl Metrics {
         }
         for phase in PHASES {
             drop(self.rotation.get_or_create(&PhaseLabels { phase }));
+        }
+        for direction in DIRECTIONS {
+            drop(self.clock_jumps.get_or_create(&DirectionLabels { direction }));
         }
         drop(self.guard.get_or_create(&StateLabels { state: "unknown" }));
     }

@@ -121,7 +121,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), RunErr
         tasks.spawn(named("health server", serve));
     }
 
-    let calls = Calls::new(client, ServerClock::default());
+    let calls = Calls::new(client, ServerClock::new(&metrics));
     let versions = Versions::new(calls.clone(), pace);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),

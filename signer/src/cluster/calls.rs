@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder};
 
-use super::clock::ServerClock;
+use super::{bearer::TokenFile, clock::ServerClock};
 
 /// A way to the API server: kube's, without its retries, and with connections that keep little. One that has brought a page of a list would
-/// otherwise keep 400 KB from then on, and in time each of them has.
+/// otherwise keep 400 KB from then on, and in time each of them has. A token in a file is read anew by the time that passes here, and not by
+/// the time of day.
 ///
 /// # Errors
 /// When the API server is only reached through a proxy, or what the configuration names to authenticate with cannot be used.
@@ -34,7 +35,9 @@ pub fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
     tls.set_connect_timeout(config.connect_timeout);
     let mut http = hyper_util::client::legacy::Builder::new(TokioExecutor::new());
     let http = http.http1_max_buf_size(READ_AT_ONCE).build(tls);
-    let service = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(config.auth_layer()?);
+    let token = TokenFile::of(&config.auth_info).map(TokenFile::open).transpose().map_err(kube::Error::Auth)?;
+    let other = if token.is_some() { None } else { config.auth_layer()? };
+    let service = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(token).option_layer(other);
     Ok(kube::Client::new(service.map_err(BoxError::from).service(http), config.default_namespace))
 }
 
@@ -133,8 +136,9 @@ impl Calls {
             request = request.header(CONTENT_TYPE, media);
         }
         let request = request.body(Body::from(body.unwrap_or_default())).map_err(CallError::Path)?;
+        let asked = Instant::now();
         let reply = self.client.send(request).await.map_err(CallError::Unreachable)?;
-        self.clock.hear(reply.headers(), Instant::now());
+        self.clock.hear(reply.headers(), asked, Instant::now());
         Ok(reply)
     }
 }
@@ -342,6 +346,12 @@ impl CallError {
     }
 }
 
+/// How long to stay away after a failure: for as long as the API server asks, if it does, and then for our own wait, which spreads those
+/// who were sent away together.
+pub(crate) fn stay_away(asked: Option<Duration>, wait: Duration) -> Duration {
+    asked.unwrap_or_default().saturating_add(wait)
+}
+
 impl Refused {
     /// For an object the API server names it; for an unknown path it has nothing to name.
     fn names_an_object(&self) -> bool {
@@ -376,6 +386,7 @@ const LONGEST_RETRY_AFTER: u64 = 120;
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -398,6 +409,33 @@ mod tests {
         let calls = Calls::new(client(config).unwrap(), ServerClock::default());
         let answer = tokio::time::timeout(CALL_LIMIT / 2, calls.get_bytes("/version")).await;
         assert!(matches!(answer, Ok(Err(CallError::Unreachable(_)))), "{answer:?}");
+    }
+
+    /// kube's own way would show the first token for another minute.
+    #[tokio::test]
+    async fn a_token_in_a_file_is_read_anew_when_it_is_refused() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "one").unwrap();
+        let mut config = kube::Config::new(format!("http://{}", server.local_addr().unwrap()).parse().unwrap());
+        config.auth_info.token_file = Some(file.path().to_str().unwrap().to_owned());
+        let calls = Calls::new(client(config).unwrap(), ServerClock::default());
+        tokio::spawn(async move {
+            loop {
+                let (mut connection, _) = server.accept().await.unwrap();
+                let mut heard = vec![0; 4096];
+                let length = connection.read(&mut heard).await.unwrap();
+                let is_known = String::from_utf8_lossy(&heard[..length]).contains("authorization: Bearer two\r\n");
+                let status = if is_known { "200 OK" } else { "401 Unauthorized" };
+                let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+                connection.write_all(reply.as_bytes()).await.unwrap();
+            }
+        });
+        std::fs::write(file.path(), "two").unwrap();
+        let refused = calls.get_bytes("/version").await.unwrap_err();
+        assert_eq!(refused.code(), Some(StatusCode::UNAUTHORIZED));
+        assert_eq!(calls.get_bytes("/version").await.unwrap(), "{}");
     }
 
     #[test]

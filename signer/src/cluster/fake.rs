@@ -84,6 +84,11 @@ impl Fake {
         self.heard.lock().unwrap().iter().filter(|call| call.starts_with(start)).count()
     }
 
+    /// How many calls had this in them.
+    pub(crate) fn count_of(&self, part: &str) -> usize {
+        self.heard.lock().unwrap().iter().filter(|call| call.contains(part)).count()
+    }
+
     pub(crate) fn calls(&self) -> Calls {
         let fake = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -170,6 +175,11 @@ impl Fake {
 
 pub(crate) fn refusal(code: u16, reason: &str, name: &str) -> (u16, Value) {
     (code, json!({"kind": "Status", "code": code, "reason": reason, "message": reason, "details": {"name": name}}))
+}
+
+/// The API server has too much to do and asks to be left alone for so many seconds.
+pub(crate) fn busy(seconds: u64) -> Instead {
+    Instead::Json(429, json!({"code": 429, "details": {"retryAfterSeconds": seconds}}))
 }
 
 fn absent(name: &str) -> (u16, Value) {

@@ -9,7 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     bundle::{self, Bundles},
-    calls::{CallError, Calls},
+    calls::{CallError, Calls, stay_away},
     secrets::Secrets,
     versions::{Served, Versions},
 };
@@ -209,19 +209,31 @@ impl Keeper {
         let mut attempt = 0_u32;
         loop {
             self.signer = Arc::clone(&self.policy.borrow_and_update());
-            let wait = match self.look().await {
+            match self.look().await {
                 Ok(()) => {
                     attempt = 0;
-                    POLL
+                    self.pace.pause(POLL).await;
                 }
                 Err(error) => {
-                    self.complain(&error).await;
                     attempt = attempt.saturating_add(1);
-                    RETRY.wait(attempt, chance())
+                    let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
+                    self.sit_out(&error, wait).await;
                 }
-            };
-            self.pace.pause(wait).await;
+            }
         }
+    }
+
+    /// The API server may ask us to stay away for longer than what was read back counts. That ends in time all the same.
+    async fn sit_out(&mut self, error: &KeeperError, wait: Duration) {
+        self.complain(error).await;
+        let begun = Instant::now();
+        let counts = self.memory.published.and_then(|read| read.checked_add(self.pace.of(READ_BACK_LASTS)));
+        let left = counts.map(|until| until.saturating_duration_since(begun)).filter(|left| *left < wait);
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            tokio::time::sleep(left).await;
+            self.complain(error).await;
+        }
+        tokio::time::sleep(wait.saturating_sub(begun.elapsed())).await;
     }
 
     /// Looks, and steps until there is nothing more to do for now.
@@ -555,6 +567,16 @@ impl Keeper {
 }
 
 impl KeeperError {
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ReadSecret(_, error)
+            | Self::WriteSecret(_, error)
+            | Self::ReadBundle(_, error)
+            | Self::WriteBundle(_, error) => error.retry_after(),
+            Self::NotServed | Self::Make(_) | Self::State(_) | Self::NoTime | Self::NoChance | Self::Restless => None,
+        }
+    }
+
     fn is_unserved(&self) -> bool {
         match self {
             Self::ReadBundle(_, error) | Self::WriteBundle(_, error) => error.is_unserved(),

@@ -200,7 +200,9 @@ impl Turn {
                 () = self.doubts.notified() => self.renew(&mut seen, false).await,
                 () = sleep_until(next) => self.renew(&mut seen, false).await,
             };
-            // What failed is tried again sooner: until then it is not known who is first.
+            // What failed is tried again sooner: until then it is not known who is first. So it is where the API server asks us to stay away
+            // for longer, which nobody else does: the Lease would pass to another replica, some of our status writes would be lost to its,
+            // and this small call would be made by it as often.
             let pause = if pause.is_some() { RENEW } else { RETRY };
             let now = Instant::now();
             next = now.checked_add(self.pace.of(pause)).unwrap_or(now);

@@ -1,11 +1,13 @@
 //! Talks to the API server.
 
+mod bearer;
 pub(crate) mod bundle;
 pub(crate) mod calls;
 pub mod clock;
 pub(crate) mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod gait;
 pub(crate) mod guard;
 pub(crate) mod keeper;
 pub(crate) mod lease;

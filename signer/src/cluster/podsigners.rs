@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    calls::{CallError, Calls},
+    calls::{CallError, Calls, stay_away},
     lines::{Line, Lines},
     watch::encode,
 };
@@ -64,6 +64,15 @@ enum PodSignersError {
     Broken(String),
 }
 
+impl PodSignersError {
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::List(error) | Self::Open(error) => error.retry_after(),
+            Self::NotServed | Self::Broken(_) => None,
+        }
+    }
+}
+
 impl PodSigners {
     pub(crate) fn new(calls: Calls, domains: Domains, metrics: Metrics, pace: Pace, token: Token) -> Self {
         let config = watch::Sender::new(Config::of(Vec::new(), &domains));
@@ -100,7 +109,7 @@ impl PodSigners {
                 tracing::warn!(error = text, "cannot see PodSigners; what was in force stays");
                 said = Some(text);
             }
-            self.pace.pause(RETRY.wait(attempt, chance())).await;
+            tokio::time::sleep(stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())))).await;
             attempt = attempt.saturating_add(1);
         }
     }

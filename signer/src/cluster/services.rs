@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    calls::{CallError, Calls, Status},
+    calls::{CallError, Calls, Status, stay_away},
     lines::{Line, Lines},
     watch::{Event, ROLLED_BACK, encode, is_older},
 };
@@ -92,7 +92,24 @@ enum End {
     Over,
     /// What comes next is not known any more: list again.
     Lost(&'static str),
-    Failed(&'static str, String),
+    Failed(Failure),
+}
+
+struct Failure {
+    cause: &'static str,
+    error: String,
+    retry_after: Option<Duration>,
+}
+
+impl End {
+    fn failed(cause: &'static str, error: String) -> Self {
+        Self::Failed(Failure { cause, error, retry_after: None })
+    }
+
+    fn refused(error: &CallError) -> Self {
+        let retry_after = error.retry_after();
+        Self::Failed(Failure { cause: "error", error: Chain(error).to_string(), retry_after })
+    }
 }
 
 impl ServiceWatch {
@@ -110,7 +127,7 @@ impl ServiceWatch {
                 }
                 Err(error) => {
                     self.metrics.watch_restarted("error");
-                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
                     attempt = attempt.saturating_add(1);
                     tracing::warn!(error = %Chain(&error), again_in = ?wait, "cannot list Services: pods that are to have their names wait");
                     sleep(wait).await;
@@ -160,9 +177,9 @@ impl ServiceWatch {
             match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return cause,
-                End::Failed(cause, error) => {
+                End::Failed(Failure { cause, error, retry_after }) => {
                     attempt = if from == known { attempt.saturating_add(1) } else { 0 };
-                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    let wait = stay_away(retry_after, self.pace.of(RETRY.wait(attempt, chance())));
                     tracing::info!(error, again_in = ?wait, "watching Services again");
                     self.metrics.watch_restarted(cause);
                     sleep(wait).await;
@@ -171,7 +188,7 @@ impl ServiceWatch {
             obstacle = match is_older(&self.calls, &format!("{SERVICES}?"), &from).await {
                 Ok(false) => None,
                 Ok(true) => Some(End::Lost(ROLLED_BACK)),
-                Err(error) => Some(End::Failed("error", Chain(&error).to_string())),
+                Err(error) => Some(End::refused(&error)),
             };
         }
         "ended"
@@ -186,7 +203,7 @@ impl ServiceWatch {
         let mut lines = match self.calls.open(&path).await {
             Ok(body) => Lines::new(body),
             Err(error) if error.is_expired() => return End::Lost("expired"),
-            Err(error) => return End::Failed("error", Chain(&error).to_string()),
+            Err(error) => return End::refused(&error),
         };
         self.seen.change(|_same| ());
         loop {
@@ -198,9 +215,9 @@ impl ServiceWatch {
                 }
                 // What it said is not known: begin anew.
                 Line::TooLong => return End::Lost("error"),
-                Line::Silence => return End::Failed("silent", "nothing was heard".to_owned()),
+                Line::Silence => return End::failed("silent", "nothing was heard".to_owned()),
                 Line::End(None) => return End::Over,
-                Line::End(Some(error)) => return End::Failed("error", error),
+                Line::End(Some(error)) => return End::failed("error", error),
             }
         }
     }
@@ -210,12 +227,12 @@ impl ServiceWatch {
             Ok(event) => event,
             // A stream that is cut off ends in half a line.
             Err(error) if error.is_eof() => return Err(End::Over),
-            Err(error) => return Err(End::Failed("error", error.to_string())),
+            Err(error) => return Err(End::failed("error", error.to_string())),
         };
         if event.kind == "ERROR" {
             let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
             let expired = status.code == http::StatusCode::GONE.as_u16() || status.reason == "Expired";
-            return Err(if expired { End::Lost("expired") } else { End::Failed("error", status.message) });
+            return Err(if expired { End::Lost("expired") } else { End::failed("error", status.message) });
         }
         let Some(object) = self.read(event.object) else { return Ok(()) };
         if let Some(version) = &object.metadata.resource_version {
@@ -312,7 +329,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cluster::fake::{Fake, Instead};
+    use crate::cluster::fake::{Fake, Instead, busy};
 
     fn service(spec: serde_json::Value) -> Option<Service> {
         let object = json!({"metadata": {"namespace": "shop", "name": "cart", "resourceVersion": "7"}, "spec": spec});
@@ -404,5 +421,33 @@ mod tests {
         });
         assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
         assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"rolled_back\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn list_and_watch_wait_for_as_long_as_the_api_server_asks() {
+        let (fake, lists, streams) = (Fake::new(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let page = || Instead::Json(200, json!({"metadata": {"resourceVersion": "5"}}));
+        let is_first = |count: &AtomicUsize| count.fetch_add(1, Ordering::SeqCst) == 0;
+        fake.instead(move |_, path, _| {
+            Some(match path {
+                path if path.ends_with("&limit=1") => page(),
+                path if path.contains("watch=true") && is_first(&streams) => busy(30),
+                path if path.contains("watch=true") => Instead::Lines(Vec::new(), true),
+                _ if is_first(&lists) => busy(30),
+                _ => page(),
+            })
+        });
+        let seen = SeenServices::new();
+        seen.want();
+        let (metrics, pace) = (Metrics::new(), Pace::compressed(1000));
+        tokio::spawn(ServiceWatch { calls: fake.calls(), seen, metrics, pace, token: None }.run());
+        let made = async |millis| {
+            sleep(Duration::from_millis(millis)).await;
+            (fake.count_of("limit=500"), fake.count_of("watch=true"))
+        };
+        assert_eq!(made(29_900).await, (1, 0));
+        assert_eq!(made(1_000).await, (2, 1));
+        assert_eq!(made(29_000).await, (2, 1));
+        assert_eq!(made(1_000).await, (2, 2));
     }
 }

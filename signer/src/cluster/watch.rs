@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    calls::{CallError, Calls, Status},
+    calls::{CallError, Calls, Status, stay_away},
     lines::{Line, Lines},
     versions::{GROUP, REQUESTS, Version, Versions},
     wire::RequestObject,
@@ -167,6 +167,13 @@ impl WatchError {
         }
     }
 
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::List(error) | Self::Open(error) => error.retry_after(),
+            Self::NotServed | Self::Broken(_) | Self::Silent | Self::Stopped => None,
+        }
+    }
+
     /// Whether the path may be gone because the cluster changed under us.
     fn is_unserved(&self) -> bool {
         match self {
@@ -210,7 +217,7 @@ impl Watch {
                 return;
             }
             self.metrics.watch_restarted(error.cause());
-            let wait = self.pace.of(RETRY.wait(attempt, chance()));
+            let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
             attempt = attempt.saturating_add(1);
             // Where etcd is an older one, a page of what is not any more fails for ever.
             if attempt >= MOST_TRIES {
@@ -251,7 +258,7 @@ impl Watch {
         let page = match self.page(version, &mut rest.place).await {
             Ok(page) => page,
             Err(error) => {
-                let wait = self.pace.of(RETRY.wait(rest.failed, chance()));
+                let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(rest.failed, chance())));
                 rest.failed = rest.failed.saturating_add(1);
                 // As in `run`.
                 if rest.failed >= MOST_TRIES {
@@ -325,7 +332,7 @@ impl Watch {
                 End::Failed(error) => {
                     // A stream that brought something was alive: its end is no sign that the next will fail.
                     attempt = if from == known { attempt.saturating_add(1) } else { 0 };
-                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
                     tracing::info!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "watching again");
                     self.metrics.watch_restarted(error.cause());
                     tokio::time::sleep(wait).await;

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     laws::{One, Outcome},
-    world::{Dice, Seat, Trouble, World},
+    world::{Dice, Seat, Trouble, World, lock},
 };
 use crate::{
     audit::Sink,
@@ -201,6 +201,8 @@ enum Act {
     Befall(usize, Trouble),
     /// The clock of a replica's API server.
     Ahead(usize, i64),
+    /// It stands still, or goes on as if it never had.
+    Freeze(usize, bool),
     /// The clock of all.
     Jump(i64),
     Down(bool),
@@ -224,12 +226,17 @@ fn acts(seed: u64) -> Vec<(Duration, Act)> {
         let (at, whom) = (moment(RUN), usize::try_from(dice.below(3)).unwrap());
         let over = at + Duration::from_millis(500) + moment(20_000);
         let befall = |trouble| [(at, Act::Befall(whom, trouble)), (over, Act::Befall(whom, Trouble::default()))];
-        match dice.below(16) {
+        match dice.below(18) {
             14 => {
                 acts.push((at, Act::KillAll));
                 acts.extend((0..NAMES.len()).map(|whom| (over + moment(1_000), Act::Revive(whom))));
             }
             15 => acts.extend(befall(Trouble { pages: true, ..Trouble::default() })),
+            16 => {
+                let ahead = if dice.falls(500) { 600 } else { -600 };
+                acts.extend([(at, Act::Ahead(whom, ahead)), (over, Act::Ahead(whom, 0))]);
+            }
+            17 => acts.extend([(at, Act::Freeze(whom, true)), (over, Act::Freeze(whom, false))]),
             0 | 1 => acts.extend([(at, Act::Kill(whom)), (over, Act::Revive(whom))]),
             2 => acts.extend([(at, Act::Terminate(whom)), (over, Act::Revive(whom))]),
             3 => acts.extend(befall(Trouble { stuck: true, ..Trouble::default() })),
@@ -305,7 +312,11 @@ fn play(world: &Arc<World>, replicas: &mut [Replica; 3], act: Act, outcome: &mut
             replicas[whom].revive(world);
         }
         Act::Befall(whom, trouble) => replicas[whom].befall(trouble),
-        Act::Ahead(whom, seconds) => replicas[whom].seat.ahead.store(seconds, Relaxed),
+        Act::Ahead(whom, seconds) => {
+            replicas[whom].seat.ahead.store(seconds, Relaxed);
+            world.far_off.fetch_or(seconds.abs() > 240, Relaxed);
+        }
+        Act::Freeze(whom, is_frozen) => *lock(&replicas[whom].seat.frozen) = is_frozen.then(|| world.now()),
         Act::Jump(seconds) => world.jumped.store(world.jumped.load(Relaxed) + seconds, Relaxed),
         Act::Down(is_down) => world.go_down(is_down),
         Act::LeaseTaken => {

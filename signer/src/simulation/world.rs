@@ -83,6 +83,8 @@ pub(super) struct Seat {
     dead: AtomicBool,
     /// Seconds that the clock of its API server is ahead.
     pub(super) ahead: AtomicI64,
+    /// What that clock shows, if it stands still.
+    pub(super) frozen: Mutex<Option<OffsetDateTime>>,
     /// Calls by second of the run.
     calls: Mutex<BTreeMap<u64, usize>>,
     /// How often each call was made.
@@ -96,6 +98,7 @@ impl Seat {
             trouble: watch::Sender::default(),
             dead: AtomicBool::new(false),
             ahead: AtomicI64::new(0),
+            frozen: Mutex::default(),
             calls: Mutex::default(),
             made: Mutex::default(),
         })
@@ -144,6 +147,8 @@ pub(super) struct World {
     begun: Instant,
     /// Seconds that its clock has jumped.
     pub(super) jumped: AtomicI64,
+    /// The clock of some replica's API server jumped by more than `notBefore` may be off.
+    pub(super) far_off: AtomicBool,
     down: watch::Sender<bool>,
     /// Events of certificate requests, in order: line and number.
     events: watch::Sender<Vec<(u64, Bytes)>>,
@@ -170,6 +175,7 @@ impl World {
             seed,
             begun: Instant::now(),
             jumped: AtomicI64::new(0),
+            far_off: AtomicBool::new(false),
             down: watch::Sender::new(false),
             events: watch::Sender::default(),
             listings: Mutex::default(),
@@ -195,6 +201,12 @@ impl World {
         let passed = time::Duration::try_from(self.begun.elapsed()).unwrap();
         let jumped = time::Duration::seconds(self.jumped.load(Relaxed));
         datetime!(2026-11-23 19:00:00 UTC).saturating_add(passed).saturating_add(jumped)
+    }
+
+    /// By the clock of this replica's API server.
+    fn now_at(&self, seat: &Seat) -> OffsetDateTime {
+        let now = lock(&seat.frozen).unwrap_or_else(|| self.now());
+        now.saturating_add(time::Duration::seconds(seat.ahead.load(Relaxed)))
     }
 
     /// It is away, or back.
@@ -262,7 +274,7 @@ impl World {
         if uri.contains("watch=") {
             return Ok(self.watch(seat, &dice, trouble, &uri));
         }
-        let (code, value) = self.carry_out(&method, &uri, body).await;
+        let (code, value) = self.carry_out(seat, &method, &uri, body).await;
         let is_lost = method != Method::GET && dice.falls(trouble.lost);
         travel(&dice, trouble).await;
         seat.gate().await?;
@@ -293,7 +305,7 @@ impl World {
         reply
     }
 
-    async fn carry_out(&self, method: &Method, uri: &str, body: Value) -> (u16, Value) {
+    async fn carry_out(&self, seat: &Seat, method: &Method, uri: &str, body: Value) -> (u16, Value) {
         let path = uri.split('?').next().unwrap().to_owned();
         if *method == Method::GET && path.ends_with("/podcertificaterequests") {
             return self.list(uri);
@@ -311,7 +323,7 @@ impl World {
             status["details"]["causes"] = json!([cause]);
             return (code, status);
         }
-        if let Some(why) = self.breaks_a_rule(&body["status"]) {
+        if let Some(why) = self.breaks_a_rule(seat, &body["status"]) {
             lock(&self.invalid).push(why.clone());
             let (code, mut status) = refusal(422, "Invalid", "r");
             status["details"]["causes"] = json!([{"field": "status.notBefore", "message": why}]);
@@ -326,10 +338,10 @@ impl World {
         (code, stored)
     }
 
-    /// The one rule that hangs on time: five minutes either way.
-    fn breaks_a_rule(&self, status: &Value) -> Option<String> {
+    /// The one rule that hangs on time: five minutes either way, by the clock of whoever is asked.
+    fn breaks_a_rule(&self, seat: &Seat, status: &Value) -> Option<String> {
         let begins = OffsetDateTime::parse(status["notBefore"].as_str()?, &Rfc3339).unwrap();
-        let off = begins - self.now();
+        let off = begins - self.now_at(seat);
         (off.abs() > time::Duration::minutes(5)).then(|| format!("notBefore is {off} off"))
     }
 
@@ -384,7 +396,7 @@ impl World {
         code: u16,
         pieces: impl futures::Stream<Item = Result<Frame<Bytes>, Broken>> + Send + 'static,
     ) -> Reply {
-        let date = self.now().saturating_add(time::Duration::seconds(seat.ahead.load(Relaxed)));
+        let date = self.now_at(seat);
         let reply = Response::builder()
             .status(StatusCode::from_u16(code).unwrap())
             .header(DATE, date.format(HTTP_DATE).unwrap());

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     authority::wish::{PAUSE, ROTATE},
     cluster::{
-        fake::{Fake, Instead, refusal},
+        fake::{Fake, Instead, busy, refusal},
         versions::{BUNDLES, REQUESTS},
     },
     config::Config,
@@ -354,4 +354,21 @@ async fn what_others_moved_on_to_meanwhile_is_followed() {
     two.look().await.unwrap();
     two.look().await.unwrap();
     assert_eq!((root(&second), two.memory.last), (root(&first), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_for_as_long_as_the_api_server_asks_and_what_was_read_back_ends_meanwhile() {
+    let fake = served();
+    let (mut keeper, mut authority) = keeper(&fake).await;
+    keeper.look().await.unwrap();
+    fake.instead(|_, _, _| Some(busy(30)));
+    let before = fake.count("");
+    tokio::spawn(keeper.run());
+    let ended = authority.wait_for(|authority| authority.issuer.is_err());
+    drop(tokio::time::timeout(READ_BACK_LASTS.checked_div(HURRY).unwrap() * 2, ended).await.unwrap().unwrap());
+    assert_eq!(fake.count("").saturating_sub(before), 1);
+    tokio::time::sleep(Duration::from_millis(29_900)).await;
+    assert_eq!(fake.count("").saturating_sub(before), 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fake.count("").saturating_sub(before), 2);
 }

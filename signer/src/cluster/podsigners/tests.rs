@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    cluster::fake::{Fake, Instead, refusal},
+    cluster::fake::{Fake, Instead, busy, refusal},
     health::Health,
     pipeline::honest::domains,
 };
@@ -90,4 +90,22 @@ async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
     let (mut config, _) = started(&fake, &metrics);
     until(&mut config, |config| config.signers().len() == 1).await;
     assert!(!metrics.text().unwrap().contains("malformed_objects_total 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn list_and_watch_wait_for_as_long_as_the_api_server_asks() {
+    let (fake, mut calls) = (Fake::new(), 0..);
+    fake.instead(move |_, _, _| match calls.next() {
+        Some(1) => Some(Instead::Json(200, json!({"metadata": {"resourceVersion": "5"}}))),
+        _ => Some(busy(30)),
+    });
+    let _held = started(&fake, &Metrics::new());
+    let made = async |millis| {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        fake.count("GET")
+    };
+    assert_eq!(made(29_900).await, 1);
+    assert_eq!(made(1_000).await, 3, "list and watch");
+    assert_eq!(made(29_000).await, 3);
+    assert_eq!(made(1_000).await, 4);
 }

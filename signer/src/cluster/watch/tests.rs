@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::fake::{Fake, Instead};
+use crate::cluster::fake::{Fake, Instead, busy};
 
 fn request(name: &str, version: u32) -> Value {
     json!({
@@ -372,4 +372,28 @@ async fn a_page_that_fails_when_it_is_shown_again_leaves_the_watch_alone() {
         let heard = fake.heard.lock().unwrap().clone();
         assert_eq!(heard.iter().filter(|call| call.contains("watch=true")).count(), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_and_watches_wait_for_as_long_as_the_api_server_asks() {
+    let room = watch::Sender::new(true);
+    let (asked, there) = (room.subscribe(), |_| page("99", &[], "more"));
+    let (_news, _, fake) = watch_with(asked, there, |stream, number, _| match (stream, number) {
+        (_, 0) | (false, 2) => busy(30),
+        (true, _) => Instead::Lines(Vec::new(), true),
+        (false, _) => page("5", &[], ""),
+    })
+    .await;
+    let made = async |millis| {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        (fake.count_of("limit=500"), fake.count_of("watch=true"))
+    };
+    assert_eq!(made(29_900).await, (1, 0));
+    assert_eq!(made(1_000).await, (2, 1));
+    assert_eq!(made(29_000).await, (2, 1));
+    assert_eq!(made(1_000).await, (2, 2));
+    room.send_replace(false);
+    room.send_replace(true);
+    assert_eq!(made(29_900).await, (3, 2), "what was turned away");
+    assert_eq!(made(1_000).await, (4, 2));
 }
