@@ -11,9 +11,10 @@ use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::checker::End;
 use crate::kept::{Kept, Scratch};
 use crate::proxy::Proxy;
-use crate::signer::{SignerPlan, audit, metric, plain_client};
+use crate::signer::{SignerPlan, audit, plain_client};
 use crate::until::until;
 use crate::{assets, call};
 
@@ -41,10 +42,8 @@ struct Reader {
 pub struct Remains {
     /// Its audit log, over all its lives.
     pub log: Vec<Value>,
-    /// The most memory it has used, in KiB.
-    pub peak: u64,
-    /// What went wrong with it.
-    pub wrong: Vec<String>,
+    /// How it ended.
+    pub end: End,
 }
 
 impl Replica {
@@ -113,24 +112,13 @@ impl Replica {
 
     /// SIGTERM, and what is left.
     pub async fn end(mut self) -> Remains {
-        let mut wrong = Vec::new();
         self.note_peak();
-        let panics = metric(&self.metrics, "podmint_signer_panics_total", &[]).await;
-        if panics > 0.0 {
-            wrong.push(format!("{} panicked {panics} times", self.name));
-        }
-        if self.peak > MEMORY {
-            wrong.push(format!("{} used {} KiB of memory: it would have been killed", self.name, self.peak));
-        }
-        let words = self.process().last_words();
         let status = self.process.take().expect("it runs").terminate();
-        if status != 0 {
-            wrong.push(format!("{} ended with status {status}: {words}", self.name));
-        }
+        let words = std::fs::read_to_string(self.folder.join("signer.log")).expect("it wrote a log");
         if let Some(reader) = self.reader {
             reader.finish().await;
         }
-        Remains { log: audit(&self.folder), peak: self.peak, wrong }
+        Remains { log: audit(&self.folder), end: End { name: self.name, words, peak: self.peak, status } }
     }
 
     fn note_peak(&mut self) {
@@ -179,6 +167,4 @@ impl Reader {
     }
 }
 
-/// The limit of the chart, in KiB.
-const MEMORY: u64 = 64 << 10;
 const SHORT: Duration = Duration::from_millis(50);

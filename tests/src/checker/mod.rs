@@ -10,6 +10,7 @@
 //! | nothing is denied without a contradiction that lasts; nothing fails | [`truth`], the demo's `request` |
 //! | each certificate has its line in the audit log of some replica, and its chain leads to a root published before | [`trail`], the demo's `certificate` |
 //! | at most 1.05 status writes a certificate | [`check`] |
+//! | no replica panicked, none used more memory than it may, all ended well | [`check`] |
 //! | no kubelet was refused or is waiting, and what its files hold is what was published for that pod | [`nodes`] |
 
 pub mod nodes;
@@ -43,6 +44,44 @@ pub struct Facts {
     pub writes: usize,
     /// What the kubelets have.
     pub volumes: Vec<Volume>,
+    /// How each replica ended.
+    pub ends: Vec<End>,
+}
+
+/// The end of a replica, after all its lives.
+#[derive(Debug, Default, Clone)]
+pub struct End {
+    /// What it is called.
+    pub name: String,
+    /// What it wrote beside its audit log.
+    pub words: String,
+    /// The most memory it used, in KiB.
+    pub peak: u64,
+    /// The exit status, after SIGTERM.
+    pub status: i32,
+}
+
+/// The limit of the chart, in KiB.
+#[must_use]
+pub fn memory_limit() -> u64 {
+    let values = include_str!("../../../deploy/helm/podmint/values.yaml");
+    let limit = values.lines().find_map(|line| line.trim().strip_prefix("limits: {memory: ")?.strip_suffix("Mi}"));
+    limit.and_then(|limit| limit.parse::<u64>().ok()).expect("the chart limits the memory in Mi") << 10
+}
+
+/// None panicked, in any of its lives, none used more memory than the chart gives it, and SIGTERM was a good end.
+fn ended_well(ends: &[End], wrong: &mut Vec<String>) {
+    for End { name, words, peak, status } in ends {
+        for line in words.lines().filter(|line| line.contains("panicked")) {
+            wrong.push(format!("{name} panicked: {line}"));
+        }
+        if *peak > memory_limit() {
+            wrong.push(format!("{name} used {peak} KiB of memory: it would have been killed"));
+        }
+        if *status != 0 {
+            wrong.push(format!("{name} ended with status {status}"));
+        }
+    }
 }
 
 /// What came out.
@@ -77,11 +116,11 @@ pub fn unsettled(facts: &Facts) -> Vec<String> {
 /// Reads all requests and looks at each for itself.
 fn requests(facts: &Facts, wrong: &mut Vec<String>) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
-    let pods_of_keys = truth::pods_of_keys(facts);
+    let askers = truth::askers(facts);
     for versions in &facts.seen.requests {
         if let (Some(one), Some(object)) = (request::read(versions, wrong), versions.versions.last()) {
             request::check(&one, &facts.seen, wrong);
-            truth::check(&one, object, facts, &pods_of_keys, wrong);
+            truth::check(&one, object, facts, &askers, wrong);
             requests.push(one);
         }
     }
@@ -97,6 +136,7 @@ pub fn check(facts: &Facts) -> Verdict {
     serials_differ(&requests, &mut wrong);
     let unpublished = trail::check(&requests, &facts.logs, &mut wrong);
     nodes::check(&requests, &facts.volumes, &mut wrong);
+    ended_well(&facts.ends, &mut wrong);
     let how_many = |wanted: fn(&Answer) -> bool| requests.iter().filter(|request| wanted(&request.answer)).count();
     let (issued, denied) =
         (how_many(|answer| matches!(answer, Answer::Issued(_))), how_many(|answer| matches!(answer, Answer::Denied)));

@@ -6,7 +6,7 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use super::nodes::Volume;
-use super::{Facts, check};
+use super::{End, Facts, check, memory_limit};
 
 /// The demo's honest run as a run with two replicas: one denial that is right, one request that no rule admits.
 struct Run {
@@ -197,6 +197,37 @@ fn one_key_for_two_pods_is_found_and_held_is_right() {
     both.staged.ask("req-6", CLIENT, &KeyPair::generate().unwrap());
     both.staged.answer("req-6", status);
     both.finds("req-1 and req-6 certify one key for two pods");
+}
+
+/// A copied key holds whoever copied it, and not its owner.
+#[test]
+fn the_owner_of_a_copied_key_who_was_left_alone_is_found() {
+    let mut run = run();
+    run.staged.ask("req-6", SERVER, &KeyPair::generate().unwrap());
+    run.staged.ask("req-7", CLIENT, &KeyPair::generate().unwrap());
+    run.staged.request("req-7")["spec"]["stubPKCS10Request"] =
+        run.staged.request("req-6")["spec"]["stubPKCS10Request"].clone();
+    let wrong = run.wrong();
+    assert_eq!(wrong, ["req-6 of pay/api was never answered"]);
+}
+
+#[test]
+fn a_replica_that_panicked_or_used_too_much_or_ended_badly_is_found() {
+    let good = End { name: "replica-1".to_owned(), words: "told to stop".to_owned(), peak: memory_limit(), status: 0 };
+    let words = "started\nthread 'main' panicked at signer/src/x.rs\nstarted".to_owned();
+    for (end, expected) in [
+        (good.clone(), None),
+        (End { words, ..good.clone() }, Some("replica-1 panicked: thread 'main' panicked at signer/src/x.rs")),
+        (End { peak: memory_limit() + 1, ..good.clone() }, Some("it would have been killed")),
+        (End { status: 1, ..good.clone() }, Some("replica-1 ended with status 1")),
+    ] {
+        let mut run = run();
+        run.facts.ends = vec![end];
+        match expected {
+            Some(expected) => run.finds(expected),
+            None => assert_eq!(run.wrong(), Vec::<String>::new()),
+        }
+    }
 }
 
 #[test]

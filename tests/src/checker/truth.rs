@@ -1,6 +1,6 @@
 //! Whether an answer, or none, is right: by the objects themselves, as the API server showed them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use podmint_examples::demo::checker::request::{Answer, Request, text};
@@ -10,15 +10,35 @@ use x509_parser::prelude::FromDer as _;
 
 use super::Facts;
 
-/// The pods that ask with each key, by PKCS#10 request: who copies a key copies the request that proves it.
-pub(super) type PodsOfKeys = BTreeMap<String, BTreeSet<String>>;
+/// Who asks with each key, by PKCS#10 request: who copies a key copies the request that proves it.
+pub(super) type Askers = BTreeMap<String, Vec<Asker>>;
 
-pub(super) fn pods_of_keys(facts: &Facts) -> PodsOfKeys {
-    let mut pods = PodsOfKeys::new();
-    for object in facts.seen.requests.iter().filter_map(|seen| seen.versions.last()) {
-        pods.entry(text(object, "/spec/stubPKCS10Request")).or_default().insert(text(object, "/spec/podUID"));
+pub(super) struct Asker {
+    pod: String,
+    /// The order in which the API server took it.
+    place: u64,
+    is_issued: bool,
+}
+
+pub(super) fn askers(facts: &Facts) -> Askers {
+    let mut askers = Askers::new();
+    for versions in facts.seen.requests.iter().map(|seen| &seen.versions) {
+        let (Some(first), Some(last)) = (versions.first(), versions.last()) else { continue };
+        askers.entry(text(last, "/spec/stubPKCS10Request")).or_default().push(Asker {
+            pod: text(last, "/spec/podUID"),
+            place: text(first, "/metadata/resourceVersion").parse().unwrap_or(0),
+            is_issued: list(last.pointer("/status/conditions")).iter().any(|one| one["type"] == "Issued"),
+        });
     }
-    pods
+    askers
+}
+
+/// Whether the key that a request asks with is another pod's, who came first or has been certified.
+fn is_anothers(request: &Request, object: &Value, askers: &Askers) -> bool {
+    let all = askers.get(&text(object, "/spec/stubPKCS10Request")).map(Vec::as_slice).unwrap_or_default();
+    let mine = all.iter().filter(|asker| asker.pod == request.pod_uid).map(|asker| asker.place).min();
+    all.iter()
+        .any(|asker| asker.pod != request.pod_uid && (asker.is_issued || mine.is_some_and(|mine| asker.place < mine)))
 }
 
 /// Two pods with one key: somebody copied it, and only one of them may be certified.
@@ -33,20 +53,14 @@ pub(super) fn no_key_is_two_pods(requests: &[Request], wrong: &mut Vec<String>) 
     }
 }
 
-pub(super) fn check(
-    request: &Request,
-    object: &Value,
-    facts: &Facts,
-    pods_of_keys: &PodsOfKeys,
-    wrong: &mut Vec<String>,
-) {
+pub(super) fn check(request: &Request, object: &Value, facts: &Facts, askers: &Askers, wrong: &mut Vec<String>) {
     let mut says = |what: String| {
         wrong.push(format!("{} of {}/{} {what}", request.name, request.namespace, request.pod));
     };
     let contradiction = contradiction(request, object, facts);
-    let shares_its_key = pods_of_keys.get(&text(object, "/spec/stubPKCS10Request")).is_some_and(|pods| pods.len() > 1);
+    let is_anothers = is_anothers(request, object, askers);
     match (&request.answer, contradiction, why_held(request, facts)) {
-        (Answer::Pending, _, _) if shares_its_key => {}
+        (Answer::Pending, _, _) if is_anothers => {}
         (Answer::Issued(_), Some(contradiction), _) => says(format!("was issued, though {contradiction}")),
         (Answer::Issued(_), None, Some(held)) => says(format!("was issued, though {held}")),
         (Answer::Denied, None, _) => says("was denied, and nothing contradicts it".to_owned()),
