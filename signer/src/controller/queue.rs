@@ -237,8 +237,8 @@ impl<T> Queue<T> {
 
     /// What waits for a cause or a moment.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
-        let waits = |entry: &&Box<Entry<T>>| matches!(entry.place, Place::Waiting { .. });
-        self.entries.values().filter(waits).map(|entry| &entry.item)
+        let waits = |entry: &Entry<T>| matches!(entry.place, Place::Waiting { .. });
+        self.entries.values().filter(move |entry| waits(entry)).map(|entry| &entry.item)
     }
 
     pub(crate) fn depth(&self) -> Depth {
