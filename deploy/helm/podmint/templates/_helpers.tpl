@@ -6,19 +6,20 @@
 
 {{- /* The Secrets that the signer keeps its CAs in, as a JSON list. Never empty: to RBAC an empty list of names means every Secret. */ -}}
 {{- define "podmint.secrets" -}}
-{{- $names := list -}}
+{{- $owners := dict -}}
 {{- range $key, $signer := .Values.signers -}}
   {{- $authority := dig "authority" (dict) $signer -}}
   {{- $from := $authority.selfManaged | default $authority.secret | default $authority.files | default dict -}}
   {{- $own := $from.secretName | default "podmint-ca" -}}
   {{- $root := $from.rootSecretName | default (printf "%s-root" $own) -}}
-  {{- if or (has $own $names) (has $root $names) -}}
-    {{- $kind := keys $authority | first | default "selfManaged" -}}
-    {{- fail (printf "signers.%s keeps its CA in a Secret of another signer: set signers.%s.authority.%s.secretName, as podmint-ca-%s" $key $key $kind $key) -}}
+  {{- range $name := list $own $root -}}
+    {{- with get $owners $name -}}
+      {{- fail (printf "signers.%s and signers.%s keep their CAs in one Secret, %s: give the new one of the two a secretName of its own below its authority (podmint-ca-<its name>), and never change that of one that issues" . $key $name) -}}
+    {{- end -}}
+    {{- $_ := set $owners $name $key -}}
   {{- end -}}
-  {{- $names = concat $names (list $own $root) -}}
 {{- end -}}
-{{- $names | default (list "podmint-ca" "podmint-ca-root") | toJson -}}
+{{- keys $owners | sortAlpha | default (list "podmint-ca" "podmint-ca-root") | toJson -}}
 {{- end -}}
 
 {{- /* The Secrets that CAs are brought in, as a JSON list; nothing where there is none. */ -}}
@@ -38,6 +39,13 @@
   {{- $there := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "podsigners.podmint.dev" -}}
   {{- if and (or $there .Release.IsUpgrade) (ne $wanted (dig "metadata" "annotations" "podmint.dev/schema" "" $there)) -}}
     {{- fail "the CRD podsigners.podmint.dev in the cluster is not this chart's: run `kubectl apply --server-side --force-conflicts -f` with the chart's folder crds, and then this again" -}}
+  {{- end -}}
+  {{- range $key, $signer := .Values.signers -}}
+    {{- $name := printf "%s/%s" $.Values.signerDomain $key -}}
+    {{- $before := dig "spec" "signerName" $name (lookup "podmint.dev/v1alpha1" "PodSigner" "" $key) -}}
+    {{- if ne $before $name -}}
+      {{- fail (printf "PodSigner %s signs as %s, and a signer name never changes: keep signerDomain, or add signers under another key and retire this one when no pod asks for it any more" $key $before) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
