@@ -127,6 +127,18 @@ impl Authorizer {
         }
     }
 
+    /// The same rule with `now` in every place of one that can be replaced.
+    fn with(self, swap: &Arc<Swap>, now: &Authorizer) -> Self {
+        let all = |rules: Vec<Self>| rules.into_iter().map(|rule| rule.with(swap, now)).collect();
+        Self(match self.0 {
+            Rule::Swapped(other) if Arc::ptr_eq(&other, swap) => return now.clone(),
+            Rule::AllOf(rules) => Rule::AllOf(all(rules)),
+            Rule::AnyOf(rules) => Rule::AnyOf(all(rules)),
+            Rule::Not(rule) => Rule::Not(Box::new(rule.with(swap, now))),
+            other @ (Rule::AnyIn(_) | Rule::OneOf(_) | Rule::Prefix(_) | Rule::Asked(..) | Rule::Swapped(_)) => other,
+        })
+    }
+
     /// These connections want to know when a rule inside is replaced.
     pub(crate) fn tell(&self, connections: &Arc<Connections>) {
         match &self.0 {
@@ -163,9 +175,12 @@ impl fmt::Debug for AuthorizerHandle {
 }
 
 impl AuthorizerHandle {
-    /// Puts another rule in force.
+    /// Puts another rule in force. It may hold the rule that is replaced: there it stands for what was in force until now, so that
+    /// `any_of([rule.clone(), more])` lets in one more.
     pub fn replace(&self, rule: Authorizer) {
-        for user in self.0.users().iter().filter_map(Weak::upgrade) {
+        let rule = rule.with(&self.0, &self.0.rule.load());
+        let users: Vec<_> = self.0.users().iter().filter_map(Weak::upgrade).collect();
+        for user in users {
             rule.tell(&user); // it may hold replaceable rules itself
         }
         self.0.rule.store(Arc::new(rule));
@@ -268,6 +283,19 @@ mod tests {
         let (rule, handle) = Authorizer::swappable(Authorizer::id(id(CART)));
         assert!(rule.allows(&peer(CART)));
         handle.replace(Authorizer::one_of([]));
+        assert!(!rule.allows(&peer(CART)));
+    }
+
+    /// "Let one more in", as it is written.
+    #[test]
+    fn a_rule_that_holds_itself_stands_for_what_was_in_force() {
+        let (rule, handle) = Authorizer::swappable(Authorizer::id(id(CART)));
+        let connections = Arc::default();
+        rule.tell(&connections);
+        let more = Authorizer::id(id("spiffe://prod.example.org/ns/shop/sa/more"));
+        handle.replace(Authorizer::any_of([rule.clone(), more]));
+        assert!(rule.allows(&peer(CART)));
+        handle.replace(Authorizer::not(rule.clone()));
         assert!(!rule.allows(&peer(CART)));
     }
 

@@ -95,7 +95,7 @@ fn read(source: Source, provider: Arc<CryptoProvider>, now: rustls_pki_types::Un
     findings.extend(seen.world_readable.then(|| {
         Finding::look(
             "every user in the pod may read the private key",
-            "set fsGroup in the pod's securityContext, or defaultMode: 0440 in the volume",
+            "set fsGroup in the pod's securityContext: the files are then that group's alone (0640). defaultMode: 0440 without it shuts out whoever is not root",
         )
     }));
     findings.push(match rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC) {
@@ -187,9 +187,7 @@ fn mend(error: &LoadError) -> &'static str {
             "check the paths against the pod's volumes and volumeMounts. A podCertificate or clusterTrustBundle source is dropped silently where its \
              feature is off: it needs Kubernetes 1.37, or the gates PodCertificateRequest and ClusterTrustBundleProjection before"
         }
-        LoadError::Read { .. } => {
-            "give this user the right to read it: fsGroup in the pod's securityContext, or defaultMode in the volume"
-        }
+        LoadError::Read { .. } => "give this user the right to read it: fsGroup in the pod's securityContext",
         LoadError::Changing { .. } => "something writes the file in place; write beside it and rename",
         LoadError::Pem { .. } => "write what a kubelet writes: PKCS#8 PRIVATE KEY and CERTIFICATE blocks, nothing else",
         LoadError::NoKey { .. } | LoadError::StrayCertificate { .. } => {
@@ -221,7 +219,9 @@ fn mend(error: &LoadError) -> &'static str {
         LoadError::EmptyTrust { .. } | LoadError::NoTrust { .. } => {
             "check signerName and labelSelector of the clusterTrustBundle source: `kubectl get clustertrustbundles`"
         }
-        LoadError::NoAnchor { .. } => "put the root CA into the ClusterTrustBundle: CA:TRUE with keyCertSign",
+        LoadError::NoAnchor { .. } => {
+            "put the root CA into the ClusterTrustBundle: CA:TRUE with keyCertSign (which `openssl req -x509` leaves out: -addext keyUsage=critical,keyCertSign)"
+        }
     }
 }
 
@@ -230,19 +230,24 @@ fn guess(path: &Path, trust: Vec<(TrustDomain, PathBuf)>, provider: &CryptoProvi
     if !path.is_dir() {
         return with_trust(CredentialFiles::Bundle(path.into()), Vec::new(), trust, provider);
     }
-    let files = pem_files(path);
+    let files = files_in(path);
     let names: Vec<_> = files.iter().filter_map(|file| file.file_name().map(PathBuf::from)).collect();
     if trust.is_empty() && !delivery::sort(path, &names).trust.is_empty() {
         return Ok(Source::folder(path));
     }
     let (mut bundles, mut keys, mut chains) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unread = None;
     for file in files {
         match blocks_of(&file) {
-            (true, true) => bundles.push(file),
-            (true, false) => keys.push(file),
-            (false, true) => chains.push(file),
-            (false, false) => {}
+            Ok((true, true)) => bundles.push(file),
+            Ok((true, false)) => keys.push(file),
+            Ok((false, true)) => chains.push(file),
+            Ok((false, false)) => {}
+            Err(error) => unread = unread.or(Some(error)),
         }
+    }
+    if let (true, true, Some(error)) = (bundles.is_empty(), keys.is_empty(), unread) {
+        return Err(Finding::wrong(describe(&error), mend(&error)));
     }
     match (bundles.as_slice(), keys.as_slice()) {
         ([bundle], []) => with_trust(CredentialFiles::Bundle(bundle.clone()), chains, trust, provider),
@@ -259,7 +264,7 @@ fn guess(path: &Path, trust: Vec<(TrustDomain, PathBuf)>, provider: &CryptoProvi
             with_trust(CredentialFiles::Pair { key, chain }, chains, trust, provider)
         }
         ([], []) => Err(Finding::wrong(
-            format!("{} holds no private key that can be read in a file that ends in .pem", path.display()),
+            format!("{} holds no private key", path.display()),
             "a podCertificate source is dropped silently where its feature is off: it needs Kubernetes 1.37, or the gate PodCertificateRequest before; \
              look also at the pod's events and its PodCertificateRequests",
         )),
@@ -306,9 +311,8 @@ fn with_trust(
 
 fn own_domain(files: &CredentialFiles<PathBuf>, provider: &CryptoProvider) -> Result<TrustDomain, LoadError> {
     let paths = files.paths();
-    let bytes = |path: &Path| contents(path).ok_or_else(|| LoadError::Missing { path: path.into() });
-    let key = bytes(paths.key())?;
-    let chain = bytes(paths.chain())?;
+    let key = contents(paths.key())?;
+    let chain = contents(paths.chain())?;
     let both = match &paths {
         CredentialFiles::Bundle(_) => CredentialFiles::Bundle(key.bytes()),
         CredentialFiles::Pair { .. } => CredentialFiles::Pair { key: key.bytes(), chain: chain.bytes() },
@@ -320,22 +324,31 @@ fn leads(key: &Path, chain: &Path, provider: &CryptoProvider) -> bool {
     own_domain(&CredentialFiles::Pair { key: key.into(), chain: chain.into() }, provider).is_ok()
 }
 
-fn contents(path: &Path) -> Option<crate::files::Contents> {
+fn contents(path: &Path) -> Result<crate::files::Contents, LoadError> {
     let place: Place = Disk.locate(path);
-    Disk.open(&place).and_then(|folder| folder.read(&place.name, crate::load::LARGEST_FILE)).ok()
+    let read = Disk.open(&place).and_then(|folder| folder.read(&place.name, crate::load::LARGEST_FILE));
+    read.map_err(|error| LoadError::of_io(path, error))
 }
 
-/// Whether a file holds a key, and certificates.
-fn blocks_of(file: &Path) -> (bool, bool) {
-    let blocks = contents(file).and_then(|contents| pem::blocks(contents.bytes(), 1001).ok()).unwrap_or_default();
+/// Whether a file holds a key, and certificates. One without PEM in it is not meant.
+fn blocks_of(file: &Path) -> Result<(bool, bool), LoadError> {
+    let contents = contents(file)?;
+    let blocks = match pem::blocks(contents.bytes(), 1001) {
+        Ok(blocks) => blocks,
+        Err(source) if contents.bytes().starts_with(b"-----BEGIN ") => {
+            return Err(LoadError::Pem { path: file.into(), source });
+        }
+        Err(_) => return Ok((false, false)),
+    };
     let key = blocks.iter().any(|block| matches!(block, Block::Key(_)));
-    (key, blocks.iter().any(|block| matches!(block, Block::Certificate(_))))
+    Ok((key, blocks.iter().any(|block| matches!(block, Block::Certificate(_)))))
 }
 
-fn pem_files(folder: &Path) -> Vec<PathBuf> {
+/// Under whatever names; what begins with two dots is a kubelet's own.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_pem = |path: &PathBuf| path.extension().is_some_and(|end| end == "pem");
-    let mut files: Vec<_> = entries.map(|entry| entry.path()).filter(is_pem).collect();
+    let is_own = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+    let mut files: Vec<_> = entries.map(|entry| entry.path()).filter(|path| !is_own(path) && path.is_file()).collect();
     files.sort();
     files
 }

@@ -129,7 +129,7 @@ impl FileSource for Disk {
         };
         let name = path.file_name().unwrap_or_default();
         let mounted = std::fs::read_to_string("/proc/self/mountinfo")
-            .is_ok_and(|table| std::fs::canonicalize(path).is_ok_and(|path| is_mount_point(&table, &path)));
+            .is_ok_and(|table| std::fs::canonicalize(path).is_ok_and(|path| is_pinned(&table, &path)));
         Place {
             folder: folder.into(),
             name: name.into(),
@@ -175,13 +175,20 @@ fn in_volume(path: &Path) -> Option<Place> {
         .map(|place| Place { name: place.name.components().collect(), ..place })
 }
 
-/// Whether a table in the form of `/proc/self/mountinfo` has a mount exactly at this path.
-fn is_mount_point(table: &str, path: &Path) -> bool {
-    table.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| {
-        // The kernel writes blanks, tabs, line ends and backslashes in octal.
-        let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
-        OsStr::new(&point) == path.as_os_str()
+/// Whether a table in the form of `/proc/self/mountinfo` has a mount exactly at this path, or above it one of a folder within a
+/// generation of a volume (`..2026_11_28_…`): both stay as they are when the kubelet swaps generations.
+fn is_pinned(table: &str, path: &Path) -> bool {
+    table.lines().any(|line| {
+        let mut fields = line.split(' ').skip(3).map(unescaped);
+        let (Some(root), Some(point)) = (fields.next(), fields.next()) else { return false };
+        let is_generation = || root.split('/').any(|part| part.starts_with(".."));
+        OsStr::new(&point) == path.as_os_str() || (path.starts_with(&point) && is_generation())
     })
+}
+
+/// The kernel writes blanks, tabs, line ends and backslashes in octal.
+fn unescaped(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 #[derive(Debug)]
@@ -305,13 +312,16 @@ mod tests {
     }
 
     #[test]
-    fn a_sub_path_is_a_file_that_is_a_mount() {
+    fn a_sub_path_is_a_mount_of_a_file_or_of_a_folder_within_a_generation() {
         let table =
             "36 35 98:0 / /mnt/my\\040app/bundle.pem rw - tmpfs tmpfs rw\n37 35 98:0 / /mnt2 rw - tmpfs tmpfs rw\n";
-        assert!(is_mount_point(table, Path::new("/mnt/my app/bundle.pem")));
-        assert!(is_mount_point(table, Path::new("/mnt2")));
-        assert!(!is_mount_point(table, Path::new("/mnt2/bundle.pem")));
-        assert!(!is_mount_point("", Path::new("/mnt2")));
+        assert!(is_pinned(table, Path::new("/mnt/my app/bundle.pem")));
+        assert!(is_pinned(table, Path::new("/mnt2")));
+        assert!(!is_pinned(table, Path::new("/mnt2/bundle.pem")));
+        assert!(!is_pinned("", Path::new("/mnt2")));
+        let folder = "38 35 98:0 /..2026_11_28_08_50_00.123/spiffe /run/spiffe ro - tmpfs tmpfs rw\n";
+        assert!(is_pinned(folder, Path::new("/run/spiffe/bundle.pem")));
+        assert!(!is_pinned(folder, Path::new("/run/spiffes/bundle.pem")));
     }
 
     #[test]

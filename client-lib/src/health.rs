@@ -37,7 +37,7 @@ pub struct Health {
     pub watch: WatchMode,
     /// Open connections of our acceptors and connectors.
     pub connections: usize,
-    /// The key file may be read by every user in the pod: set `fsGroup` or `defaultMode: 0440`.
+    /// The key file may be read by every user in the pod: set `fsGroup`, and a kubelet lets that group read it alone.
     pub key_is_world_readable: bool,
 }
 

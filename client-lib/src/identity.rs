@@ -28,7 +28,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 /// The identity of this pod: credential and trust that follow their files.
 ///
-/// Cheap to clone. The task that follows the files ends with the last clone and the last config, acceptor or connector made from it.
+/// Cheap to clone. The task that follows the files ends with the last clone and the last config, acceptor, connector or stream made from it.
 #[derive(Debug, Clone)]
 pub struct PodIdentity {
     running: Arc<Running>,
@@ -117,7 +117,7 @@ impl PodIdentity {
     /// (RFC 9525), under the anchors of the bundle that [`Source::trust`] named for `domain`, and no other bundle's. Our own credential is shown if the server asks for one.
     ///
     /// No SPIFFE ID is looked at and no authorizer asked. Give such an authority a bundle of its own, under a name of your choosing: `db.internal`, say. The config follows the files
-    /// in each handshake; nothing is resumed. `tls12` speaks TLS 1.2, too. Connections made with it are not closed when trust ends.
+    /// in each handshake; nothing is resumed. Its CAs must say that they sign certificates (keyCertSign), which `openssl req -x509` leaves out unless told. `tls12` speaks TLS 1.2, too. Connections made with it are not closed when trust ends.
     ///
     /// # Errors
     /// No bundle was named for `domain`, or the crypto provider has no TLS 1.3.
@@ -392,7 +392,7 @@ impl Builder {
     /// How often the files are read even if no event came (10 s).
     #[must_use]
     pub fn poll_interval(mut self, every: Duration) -> Self {
-        self.poll = every.max(Duration::from_millis(10));
+        self.poll = every.clamp(Duration::from_millis(10), DAY);
         self
     }
 
@@ -501,7 +501,7 @@ impl Builder {
             "credentials loaded"
         );
         if seen.world_readable {
-            tracing::warn!("the private key may be read by every user in the pod; set fsGroup, or defaultMode: 0440");
+            tracing::warn!("the private key may be read by every user in the pod: set fsGroup in its securityContext");
         }
         if let OwnChain::Untrusted(detail) = &own_chain {
             tracing::warn!(%detail, "our own certificate does not verify against our own trust bundle");
@@ -544,6 +544,8 @@ fn unready(waited: Duration, faults: &[Fault]) -> StartError {
         "hint: a podCertificate or clusterTrustBundle volume source is dropped silently where its feature is off: it needs Kubernetes 1.37, \
          or the gates PodCertificateRequest and ClusterTrustBundleProjection (and the API certificates.k8s.io/v1beta1) before; \
          check also that the paths are those of the pod's volumes and volumeMounts"
+    } else if faults.iter().any(|fault| matches!(fault.error, LoadError::Read { .. })) {
+        "hint: this user may not read the files: set fsGroup in the pod's securityContext"
     } else {
         "hint: look at the pod's events and at its PodCertificateRequests (`kubectl get podcertificaterequests`)"
     };
@@ -555,6 +557,8 @@ fn unready(waited: Duration, faults: &[Fault]) -> StartError {
     }
 }
 
+/// The longest pause between two readings that nothing else has called for.
+const DAY: Duration = Duration::from_hours(24);
 /// While waiting for the first good snapshot.
 const START_PAUSE: Duration = Duration::from_millis(50);
 

@@ -226,7 +226,7 @@ impl LoadError {
         }
     }
 
-    fn of_io(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn of_io(path: &Path, source: io::Error) -> Self {
         #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is the standard library's and grows")]
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle => {

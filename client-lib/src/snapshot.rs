@@ -120,7 +120,8 @@ pub(crate) fn advance(last: Option<&Arc<Snapshot>>, loaded: Loaded, rules: Rules
     let before = last.map(|last| &last.credential);
     let credential = next_credential(credential, before, &chain_path, &trust, rules, &mut faults);
 
-    let complete = trust.len() == bundles;
+    // A domain that has just come, and whose first bundle is not good, is a fault and holds nothing else up.
+    let complete = trust.len() == bundles || (last.is_some() && !trust.is_empty());
     let Some(credential) = credential.filter(|_| complete) else {
         return Step { next: None, faults, own_chain: OwnChain::Unchecked };
     };

@@ -26,7 +26,8 @@ pub struct Stream<IO> {
     generation: u64,
     registered: Registered,
     wakers: Wakers,
-    #[cfg(feature = "hyper")]
+    /// Whoever ends connections lives for as long as they do.
+    #[cfg_attr(not(feature = "hyper"), expect(dead_code, reason = "it is held, not asked"))]
     identity: crate::identity::PodIdentity,
 }
 
@@ -61,15 +62,7 @@ impl<IO> Stream<IO> {
                 .map_err(HandshakeError::Refused)?;
         }
         let wakers = Wakers::new(registered.phase().clone());
-        Ok(Self {
-            inner,
-            peer,
-            generation,
-            registered,
-            wakers,
-            #[cfg(feature = "hyper")]
-            identity: parts.identity.clone(),
-        })
+        Ok(Self { inner, peer, generation, registered, wakers, identity: parts.identity.clone() })
     }
 
     /// Who is on the other end.

@@ -59,7 +59,7 @@ fn a_good_volume_is_well() {
 fn what_works_and_needs_a_look_is_code_1() {
     let authority = Authority::new(DOMAIN);
     let pod = Pod::with(&authority.issue(CART), &authority.trust());
-    says(pod.folder.path(), 1, &["every user in the pod may read the private key", "defaultMode: 0440"]);
+    says(pod.folder.path(), 1, &["every user in the pod may read the private key", "set fsGroup"]);
     private(&pod, &authority.issue_valid(CART, -900, 100), &authority.trust());
     says(pod.folder.path(), 1, &["its renewal is overdue", "PodCertificateRequests"]);
     private(&pod, &authority.issue(CART), &Authority::new(DOMAIN).trust());
@@ -117,6 +117,17 @@ fn other_layouts_are_understood() {
         ("roots.pem", authority.trust()),
     ]);
     says(folder.path(), 1, &["this pod is", "1 anchors for prod.example.org"]);
+    // As cert-manager's csi-driver-spiffe has them, and docs/migration.md keeps them.
+    let folder = tempfile::tempdir().unwrap();
+    Volume::new(folder.path()).write(&[
+        ("tls.key", issued.key.clone()),
+        ("tls.crt", issued.chain.clone()),
+        ("ca.crt", authority.trust()),
+        ("readme", "no PEM at all".to_owned()),
+    ]);
+    says(folder.path(), 1, &["this pod is", "1 anchors for prod.example.org"]);
+    Volume::new(folder.path()).write(&[("tls.key", issued.key.replace("PRIVATE KEY", "EC PRIVATE KEY"))]);
+    says(folder.path(), 2, &["tls.key", "PKCS#8"]);
     let folder = tempfile::tempdir().unwrap();
     Volume::new(folder.path()).write(&[
         ("credential-bundle.private-key.x509.pem", issued.bundle()),

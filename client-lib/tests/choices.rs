@@ -168,8 +168,14 @@ async fn a_folder_of_spiffe_filesystem_delivery_is_followed() {
     let guest = friend.issue("/ns/x/sa/guest");
     assert_eq!(refused(kit::server_says(&identity, everyone(), &guest).await), "unknown_trust_domain");
 
-    // The watch sees a domain that comes, and one that goes.
+    // The watch sees a domain that comes, and one that goes. One whose first bundle is not good holds up nothing else.
     until("the watch stands", || identity.health().loads > 1).await;
+    let broken = ("friend.example.spiffe-trust-bundle.x509.pem", String::new());
+    let renewed = home.issue(CART);
+    let credential = ("credential-bundle.private-key.x509.pem", renewed.bundle());
+    pod.volume.write(&[credential.clone(), ours.clone(), broken]);
+    until("our own renewal is taken", || identity.snapshot().generation() == 2).await;
+    assert_eq!((identity.snapshot().trust().count(), identity.health().problems.len()), (1, 1));
     pod.volume.write(&[credential.clone(), ours.clone(), theirs]);
     until("the friend is known", || identity.snapshot().trust().count() == 2).await;
     kit::server_says(&identity, everyone(), &guest).await.unwrap();
