@@ -77,11 +77,11 @@ pub fn unsettled(facts: &Facts) -> Vec<String> {
 /// Reads all requests and looks at each for itself.
 fn requests(facts: &Facts, wrong: &mut Vec<String>) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
-    let pods_of_keys = truth::pods_of_keys(facts);
+    let owners = truth::owners(facts);
     for versions in &facts.seen.requests {
         if let (Some(one), Some(object)) = (request::read(versions, wrong), versions.versions.last()) {
             request::check(&one, &facts.seen, wrong);
-            truth::check(&one, object, facts, &pods_of_keys, wrong);
+            truth::check(&one, object, facts, &owners, wrong);
             requests.push(one);
         }
     }

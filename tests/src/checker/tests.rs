@@ -199,6 +199,29 @@ fn one_key_for_two_pods_is_found_and_held_is_right() {
     both.finds("req-1 and req-6 certify one key for two pods");
 }
 
+/// The copy is held, whether its owner has a certificate or was only quicker. Its owner is not, and nobody is when both are left alone.
+#[test]
+fn the_owner_of_a_copied_key_who_is_left_alone_is_found() {
+    let key = KeyPair::generate().unwrap();
+    let mut both = run();
+    both.staged.ask("req-6", SERVER, &key);
+    both.staged.ask("req-7", CLIENT, &key);
+    let wrong = both.wrong();
+    assert_eq!(wrong, ["req-6 of pay/api was never answered"]);
+    let mut again = run();
+    for (name, pod) in [("req-6", CLIENT), ("req-7", SERVER)] {
+        again.staged.ask(name, pod, &key);
+        again.staged.request(name)["spec"]["stubPKCS10Request"] =
+            again.staged.request("req-1")["spec"]["stubPKCS10Request"].clone();
+    }
+    assert_eq!(again.wrong(), ["req-7 of pay/api was never answered"]);
+    let mut gone = run();
+    gone.staged.ask("req-6", SERVER, &key);
+    gone.staged.ask("req-7", CLIENT, &key);
+    gone.facts.alive = ["uid-of-req-7".to_owned()].into();
+    gone.finds("req-7 of shop/web was never answered");
+}
+
 #[test]
 fn a_lie_that_was_not_denied_is_found() {
     let mut run = run();

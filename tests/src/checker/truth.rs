@@ -1,6 +1,6 @@
 //! Whether an answer, or none, is right: by the objects themselves, as the API server showed them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use podmint_examples::demo::checker::request::{Answer, Request, text};
@@ -10,15 +10,24 @@ use x509_parser::prelude::FromDer as _;
 
 use super::Facts;
 
-/// The pods that ask with each key, by PKCS#10 request: who copies a key copies the request that proves it.
-pub(super) type PodsOfKeys = BTreeMap<String, BTreeSet<String>>;
+/// The pod whose key it is, by public key: the one that has a certificate for it, or else the one that asked first.
+pub(super) type Owners = BTreeMap<Vec<u8>, String>;
 
-pub(super) fn pods_of_keys(facts: &Facts) -> PodsOfKeys {
-    let mut pods = PodsOfKeys::new();
-    for object in facts.seen.requests.iter().filter_map(|seen| seen.versions.last()) {
-        pods.entry(text(object, "/spec/stubPKCS10Request")).or_default().insert(text(object, "/spec/podUID"));
+pub(super) fn owners(facts: &Facts) -> Owners {
+    let mut first: BTreeMap<Vec<u8>, ((bool, u64), String)> = BTreeMap::new();
+    for seen in &facts.seen.requests {
+        let (Some(oldest), Some(latest)) = (seen.versions.first(), seen.versions.last()) else { continue };
+        let (Some(key), true) = (key(latest), facts.alive.contains(&text(latest, "/metadata/uid"))) else { continue };
+        let is_issued = text(latest, "/status/conditions/0/type") == "Issued";
+        // One etcd numbers all writes: what was made first has the smallest.
+        let made = text(oldest, "/metadata/resourceVersion").parse().unwrap_or(u64::MAX);
+        let asks = ((!is_issued, made), text(latest, "/spec/podUID"));
+        let owner = first.entry(key).or_insert_with(|| asks.clone());
+        if asks.0 < owner.0 {
+            *owner = asks;
+        }
     }
-    pods
+    first.into_iter().map(|(key, (_, pod))| (key, pod)).collect()
 }
 
 /// Two pods with one key: somebody copied it, and only one of them may be certified.
@@ -33,20 +42,14 @@ pub(super) fn no_key_is_two_pods(requests: &[Request], wrong: &mut Vec<String>) 
     }
 }
 
-pub(super) fn check(
-    request: &Request,
-    object: &Value,
-    facts: &Facts,
-    pods_of_keys: &PodsOfKeys,
-    wrong: &mut Vec<String>,
-) {
+pub(super) fn check(request: &Request, object: &Value, facts: &Facts, owners: &Owners, wrong: &mut Vec<String>) {
     let mut says = |what: String| {
         wrong.push(format!("{} of {}/{} {what}", request.name, request.namespace, request.pod));
     };
     let contradiction = contradiction(request, object, facts);
-    let shares_its_key = pods_of_keys.get(&text(object, "/spec/stubPKCS10Request")).is_some_and(|pods| pods.len() > 1);
+    let is_anothers = || key(object).and_then(|key| owners.get(&key)).is_some_and(|owner| *owner != request.pod_uid);
     match (&request.answer, contradiction, why_held(request, facts)) {
-        (Answer::Pending, _, _) if shares_its_key => {}
+        (Answer::Pending, _, _) if is_anothers() => {}
         (Answer::Issued(_), Some(contradiction), _) => says(format!("was issued, though {contradiction}")),
         (Answer::Issued(_), None, Some(held)) => says(format!("was issued, though {held}")),
         (Answer::Denied, None, _) => says("was denied, and nothing contradicts it".to_owned()),
@@ -126,10 +129,19 @@ fn strange_annotation(source: &Value) -> Option<&str> {
 
 /// A PKCS#10 request is signed by the key in it.
 fn proves_its_key(object: &Value) -> bool {
-    let stub = base64::engine::general_purpose::STANDARD.decode(text(object, "/spec/stubPKCS10Request"));
-    stub.is_ok_and(|der| {
-        X509CertificationRequest::from_der(&der).is_ok_and(|(_, stub)| stub.verify_signature().is_ok())
-    })
+    let stub = stub(object);
+    X509CertificationRequest::from_der(&stub).is_ok_and(|(_, stub)| stub.verify_signature().is_ok())
+}
+
+/// The public key: who copies it copies the request that proves it, or proves it anew.
+fn key(object: &Value) -> Option<Vec<u8>> {
+    let stub = stub(object);
+    let (_, stub) = X509CertificationRequest::from_der(&stub).ok()?;
+    Some(stub.certification_request_info.subject_pki.raw.to_vec())
+}
+
+fn stub(object: &Value) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text(object, "/spec/stubPKCS10Request")).unwrap_or_default()
 }
 
 /// What a request asks for that does not say.
