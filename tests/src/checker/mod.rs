@@ -9,10 +9,13 @@
 //! | one certificate each, which never changes; serial numbers are unique | the demo's `request` and `serials_differ` |
 //! | nothing is denied without a contradiction that lasts; nothing fails | [`truth`], the demo's `request` |
 //! | each certificate has its line in the audit log of some replica, and its chain leads to a root published before | [`trail`], the demo's `certificate` |
+//! | what became of an answer is in the audit log, too, unless its replica was killed then or its log took nothing | [`trail`] |
+//! | no replica panics, ends by itself, or takes more memory than its container may | [`replicas`] |
 //! | at most 1.05 status writes a certificate | [`check`] |
 //! | no kubelet was refused or is waiting, and what its files hold is what was published for that pod | [`nodes`] |
 
 pub mod nodes;
+pub mod replicas;
 #[cfg(test)]
 mod tests;
 pub mod trail;
@@ -25,6 +28,7 @@ use podmint_examples::demo::checker::{Evidence, serials_differ};
 use serde_json::Value;
 
 use nodes::Volume;
+use replicas::Remains;
 
 /// What was seen of a run, not yet believed.
 #[derive(Debug, Default, Clone)]
@@ -37,12 +41,16 @@ pub struct Facts {
     pub alive: BTreeSet<String>,
     /// Namespaces that a rule admits.
     pub admitted: BTreeSet<String>,
-    /// The audit log of each replica, over all its lives.
-    pub logs: Vec<Vec<Value>>,
-    /// Status writes of the signers, as the API server recorded them, refused ones too.
-    pub writes: usize,
+    /// What is left of each replica.
+    pub replicas: Vec<Remains>,
+    /// The most memory that a replica may use, in KiB.
+    pub memory: u64,
+    /// Status writes of the signers, as the API server recorded them, by what it said: refused ones too.
+    pub writes: BTreeMap<String, usize>,
     /// What the kubelets have.
     pub volumes: Vec<Volume>,
+    /// What was not as it has to be when the time was over that the law gives, whatever became of it since.
+    pub late: Vec<String>,
 }
 
 /// What came out.
@@ -95,18 +103,24 @@ pub fn check(facts: &Facts) -> Verdict {
     let requests = requests(facts, &mut wrong);
     truth::no_key_is_two_pods(&requests, &mut wrong);
     serials_differ(&requests, &mut wrong);
-    let unpublished = trail::check(&requests, &facts.logs, &mut wrong);
+    let unpublished = trail::check(&requests, &facts.replicas, &mut wrong);
+    replicas::check(&facts.replicas, facts.memory, &mut wrong);
     nodes::check(&requests, &facts.volumes, &mut wrong);
+    if let Some(first) = facts.late.first() {
+        wrong.push(format!("{} things were not settled in time, the first of them: {first}", facts.late.len()));
+    }
     let how_many = |wanted: fn(&Answer) -> bool| requests.iter().filter(|request| wanted(&request.answer)).count();
     let (issued, denied) =
         (how_many(|answer| matches!(answer, Answer::Issued(_))), how_many(|answer| matches!(answer, Answer::Denied)));
     let count = |count: usize| f64::from(u32::try_from(count).expect("a run has no thousand million of anything"));
-    let writes_per_answer = count(facts.writes) / count((issued + denied).max(1));
+    let writes: usize = facts.writes.values().sum();
+    let writes_per_answer = count(writes) / count((issued + denied).max(1));
     if writes_per_answer > MOST_WRITES {
         wrong.push(format!(
-            "{} status writes for {} answers are {writes_per_answer:.3} each",
+            "{writes} status writes for {} answers are {writes_per_answer:.3} each; the API server said {:?}; the audit logs, {}",
+            issued + denied,
             facts.writes,
-            issued + denied
+            trail::outcomes(&facts.replicas)
         ));
     }
     Verdict { requests: requests.len(), issued, denied, writes_per_answer, unpublished, wrong }
