@@ -25,6 +25,7 @@ use tokio::sync::Mutex;
 
 use crate::assets::VERSIONS;
 use crate::chance::Chance;
+use crate::checker::hostile::Sent;
 use crate::checker::{Facts, Verdict, check, unsettled};
 use crate::proxy::Proxy;
 use crate::proxy::trouble::{Gate, Trouble};
@@ -134,10 +135,14 @@ pub async fn run(plan: Plan) -> Verdict {
     for replica in &replicas {
         eprintln!("chaos {}: {} used {} MiB of memory at most", plan.seed, replica.name, replica.peak >> 10);
     }
+    let hostile = fleet.sent();
+    for Sent { kind, admitted, refused, .. } in &hostile {
+        eprintln!("chaos {}: {kind}: {admitted} admitted, {refused} refused", plan.seed);
+    }
     let writes = writes(&bed, &stage);
     let memory = memory_of_the_chart();
     listener.abort();
-    check(&Facts { replicas, memory, writes, late, ..facts(&stage, &fleet, &tape).await })
+    check(&Facts { replicas, memory, writes, hostile, late, ..facts(&stage, &fleet, &tape).await })
 }
 
 async fn replicas(stage: &Stage, admitted: &[String], chance: &Chance) -> [Mutex<Replica>; REPLICAS] {

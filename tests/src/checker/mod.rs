@@ -11,9 +11,11 @@
 //! | each certificate has its line in the audit log of some replica, and its chain leads to a root published before | [`trail`], the demo's `certificate` |
 //! | what became of an answer is in the audit log, too, unless its replica was killed then or its log took nothing | [`trail`] |
 //! | no replica panics, ends by itself, or takes more memory than its container may | [`replicas`] |
+//! | hostile requests come as far as the signer | [`hostile`] |
 //! | at most 1.05 status writes a certificate | [`check`] |
 //! | no kubelet was refused or is waiting, and what its files hold is what was published for that pod | [`nodes`] |
 
+pub mod hostile;
 pub mod nodes;
 pub mod replicas;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use podmint_examples::demo::checker::request::{self, Answer, Request};
 use podmint_examples::demo::checker::{Evidence, serials_differ};
 use serde_json::Value;
 
+use hostile::Sent;
 use nodes::Volume;
 use replicas::Remains;
 
@@ -49,6 +52,8 @@ pub struct Facts {
     pub writes: BTreeMap<String, usize>,
     /// What the kubelets have.
     pub volumes: Vec<Volume>,
+    /// Requests that lie or are huge, by kind.
+    pub hostile: Vec<Sent>,
     /// What was not as it has to be when the time was over that the law gives, whatever became of it since.
     pub late: Vec<String>,
 }
@@ -106,6 +111,7 @@ pub fn check(facts: &Facts) -> Verdict {
     let unpublished = trail::check(&requests, &facts.replicas, &mut wrong);
     replicas::check(&facts.replicas, facts.memory, &mut wrong);
     nodes::check(&requests, &facts.volumes, &mut wrong);
+    hostile::check(&facts.hostile, &mut wrong);
     if let Some(first) = facts.late.first() {
         wrong.push(format!("{} things were not settled in time, the first of them: {first}", facts.late.len()));
     }

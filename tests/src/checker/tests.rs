@@ -5,6 +5,7 @@ use podmint_examples::demo::checker::staged::{CLIENT, SERVER, STRANGER, Staged, 
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
+use super::hostile::Sent;
 use super::nodes::Volume;
 use super::replicas::{Entry, Remains};
 use super::{Facts, check};
@@ -329,6 +330,18 @@ fn a_replica_that_panics_or_dies_or_grows_is_found() {
     with(|replica| replica.log.insert(0, Entry::End(134))).finds("replica-0 ended by itself with status 134");
     with(|replica| *replica.log.last_mut().unwrap() = Entry::End(1)).finds("replica-0 ended with status 1");
     with(|replica| drop(replica.log.pop())).finds("replica-0 never ended");
+}
+
+#[test]
+fn hostile_requests_that_never_come_as_far_as_the_signer_are_found() {
+    let sent = |passes, admitted| {
+        let mut run = run();
+        run.facts.hostile = vec![Sent { kind: "lie", passes, admitted, refused: 3 }];
+        run
+    };
+    sent(true, 0).finds("no lie came as far as the signer: 3 were refused before");
+    assert_eq!(sent(true, 1).wrong(), Vec::<String>::new());
+    assert_eq!(sent(false, 0).wrong(), Vec::<String>::new());
 }
 
 #[test]
