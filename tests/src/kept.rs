@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// Prints the process' id, and its exit status when it has ended.
 const HOLD_PROCESS: &str = r#"
@@ -97,9 +97,15 @@ impl Kept {
         peak.and_then(|peak| peak.trim().split(' ').next()?.parse().ok()).unwrap_or_default()
     }
 
-    /// SIGKILL, and gone when this returns.
-    pub fn kill(mut self) {
-        self.end(Signal::KILL);
+    /// From now on it gets no more memory than so many KiB. Stacks of threads count in full, so that it is less than a container may use.
+    pub fn limit_memory(&self, most: u64) {
+        let most = Some(most << 10);
+        prlimit(Some(self.pid), Resource::Data, Rlimit { current: most, maximum: most }).expect("it runs");
+    }
+
+    /// SIGKILL, and gone when this returns. The exit status is [`KILLED`], unless it had ended before.
+    pub fn kill(mut self) -> i32 {
+        self.end(Signal::KILL)
     }
 
     /// SIGTERM, and the exit status once it has ended by itself.
@@ -184,6 +190,9 @@ fn read_number(lines: &mut impl BufRead) -> Option<i32> {
     line.trim().parse().ok()
 }
 
+/// The exit status after SIGKILL, as a shell tells it.
+pub const KILLED: i32 = 128 + 9;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,5 +222,37 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(shell.terminate(), 7);
+    }
+
+    #[test]
+    fn who_wants_more_memory_than_it_may_have_ends() {
+        let scratch = Scratch::new();
+        let doubles = "while [ ! -e \"$0\" ]; do sleep 0.01; done
+            x=12345678; for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do x=$x$x; done";
+        let ended = |most: u64| {
+            let gate = scratch.join(&format!("gate-{most}"));
+            let arguments = ["-c", doubles, gate.to_str().unwrap()];
+            let shell = Kept::start(Path::new("/bin/sh"), &arguments, &scratch.join("log"));
+            shell.limit_memory(most);
+            std::fs::write(gate, "").unwrap();
+            status_of(shell)
+        };
+        assert_eq!(ended(256 << 10), 0);
+        assert_ne!(ended(4 << 10), 0);
+    }
+
+    #[test]
+    fn who_was_killed_says_so_and_who_had_ended_before_does_not() {
+        let scratch = Scratch::new();
+        let start = |script| Kept::start(Path::new("/bin/sh"), &["-c", script], &scratch.join("log"));
+        assert_eq!(start("while :; do sleep 0.01; done").kill(), KILLED);
+        assert_eq!(status_of(start("exit 7")), 7);
+    }
+
+    fn status_of(process: Kept) -> i32 {
+        while process.is_alive() {
+            std::thread::yield_now();
+        }
+        process.kill()
     }
 }

@@ -1,18 +1,22 @@
 //! Who asks: kubelets that renew all the time, bursts of requests, and requests that lie.
 
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use podmint_devcluster::node::{NodeAgent, NodeOptions};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::chance::Chance;
 use crate::checker::nodes::Volume;
 use crate::kept::Scratch;
-use crate::keys::{Key, KeyType, common_name};
+use crate::keys::{Key, KeyType};
 use crate::stage::{Node, Pod, Request, uid};
 use crate::{Stage, Who, call};
+
+use hostile::Tally;
 
 /// Nodes, their pods, and requests ready to be made.
 pub struct Fleet {
@@ -29,6 +33,7 @@ pub struct Fleet {
     objects: BTreeMap<String, Value>,
     agents: Vec<NodeAgent>,
     volumes: Scratch,
+    sent: Tally,
 }
 
 impl Fleet {
@@ -45,6 +50,7 @@ impl Fleet {
             objects: BTreeMap::new(),
             agents: Vec::new(),
             volumes: Scratch::new(),
+            sent: Tally::default(),
         };
         for number in 0..nodes {
             let node = stage.node(&format!("node-{number}")).await;
@@ -178,46 +184,6 @@ impl Fleet {
             }
         }
         None
-    }
-
-    /// Requests that lie, are huge, or come from nowhere. What the API server refuses at once is none of the signer's business.
-    pub async fn hostile(&self, chance: &Chance) {
-        let (stage, pod) = (&self.stage, chance.one_of(&self.quiet));
-        let other =
-            self.quiet.iter().find(|other| other.node.name != pod.node.name && other.account.name != pod.account.name);
-        let other = other.expect("another node and account");
-        let ghost = format!("{:08x}-0000-4000-8000-000000000000", chance.below(u64::from(u32::MAX)));
-        let honest = || stage.request_for(pod).by(&Who::Admin);
-        let key = Key::make(KeyType::EcdsaP256);
-        let base64 = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
-        let claims = key.request_naming(&common_name("system:masters"), &[]);
-        let huge = key.request_naming(&common_name(&"x".repeat(9_000)), &[]);
-        let noise: Vec<u8> =
-            (0..chance.within(1..10_000)).map(|_| u8::try_from(chance.below(256)).expect("a byte")).collect();
-        let copied = self.objects[&other.uid]["spec"]["stubPKCS10Request"].clone();
-        let plans = [
-            honest().with("nodeName", other.node.name.as_str()).with("nodeUID", other.node.uid.as_str()),
-            honest()
-                .with("serviceAccountName", other.account.name.as_str())
-                .with("serviceAccountUID", other.account.uid.as_str()),
-            honest().with("podName", "ghost").with("podUID", ghost.as_str()),
-            honest().with("maxExpirationSeconds", 90_000),
-            honest().with("unverifiedUserAnnotations", json!({"stories.example.org/large": "v".repeat(200_000)})),
-            honest().with("unverifiedUserAnnotations", json!({"podmint.dev/common-name": "admin"})),
-            honest().with("stubPKCS10Request", base64(&noise)),
-            honest().with("stubPKCS10Request", base64(&huge)),
-            honest().with("stubPKCS10Request", base64(&claims)),
-        ];
-        for plan in plans {
-            let _refused = plan.try_make().await;
-        }
-        // The key of another pod, whose own request comes first.
-        if self.one(stage, other).await.is_some() {
-            let _refused = honest().with("stubPKCS10Request", copied).try_make().await;
-        }
-        for stranger in &self.strangers.1 {
-            self.one(&self.strangers.0, stranger).await;
-        }
     }
 }
 

@@ -12,6 +12,7 @@ mod table;
 pub mod takeover;
 pub mod watchdog;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -24,6 +25,7 @@ use tokio::sync::Mutex;
 
 use crate::assets::VERSIONS;
 use crate::chance::Chance;
+use crate::checker::hostile::Sent;
 use crate::checker::{Facts, Verdict, check, unsettled};
 use crate::proxy::Proxy;
 use crate::proxy::trouble::{Gate, Trouble};
@@ -33,7 +35,7 @@ use crate::stage::uid;
 use crate::{Bed, Stage, assets, call};
 
 use fleet::Fleet;
-use replica::{Remains, Replica};
+use replica::{Replica, memory_of_the_chart};
 use storm::{Blow, Fault, REPLICAS, storm};
 use watchdog::Watchdog;
 
@@ -104,8 +106,7 @@ pub async fn run(plan: Plan) -> Verdict {
     let doing = watchdog.doing("for the end of the cold start");
     let replicas = replicas(&stage, &fleet.admitted(), &chance).await;
     let begun = Instant::now();
-    // Ten thousand take longer than the law gives after a fault.
-    while !until_settled(&stage, &fleet, &tape).await.is_empty() {}
+    until_settled(&stage, &fleet, &tape, plan.seed).await;
     eprintln!("chaos {}: a cold start of {} took {:?}", plan.seed, plan.cold, begun.elapsed());
 
     fleet.begin(RENEWAL).await;
@@ -123,23 +124,25 @@ pub async fn run(plan: Plan) -> Verdict {
     let doing = scene.watchdog.doing("for the kubelets to rest, and all to be answered");
     scene.fleet.rest().await;
     let begun = Instant::now();
-    let late = until_settled(&scene.stage, &scene.fleet, &tape).await;
-    eprintln!("chaos {}: all was answered {:?} later", plan.seed, begun.elapsed());
+    let late = until_settled(&scene.stage, &scene.fleet, &tape, plan.seed).await;
+    if late.is_empty() {
+        eprintln!("chaos {}: all was answered {:?} later", plan.seed, begun.elapsed());
+    }
     drop(doing);
     let _doing = scene.watchdog.doing("for the replicas to end, and the checker");
     let Scene { stage, fleet, replicas, watchdog: _watchdog, .. } = scene;
-    let ends = join_all(replicas.into_iter().map(|replica| replica.into_inner().end())).await;
-    let mut facts = facts(&stage, &fleet, &tape).await;
-    facts.writes = bed.server().map_or(0, |server| server.status_writes(&stage.signer_account.user_name()).len());
-    for Remains { log, end } in ends {
-        eprintln!("chaos {}: a replica used {} MiB of memory at most", plan.seed, end.peak >> 10);
-        facts.logs.push(log);
-        facts.ends.push(end);
+    let replicas = join_all(replicas.into_iter().map(|replica| replica.into_inner().end())).await;
+    for replica in &replicas {
+        eprintln!("chaos {}: {} used {} MiB of memory at most", plan.seed, replica.name, replica.peak >> 10);
     }
+    let hostile = fleet.sent();
+    for Sent { kind, admitted, refused, .. } in &hostile {
+        eprintln!("chaos {}: {kind}: {admitted} admitted, {refused} refused", plan.seed);
+    }
+    let writes = writes(&bed, &stage);
+    let memory = memory_of_the_chart();
     listener.abort();
-    let mut verdict = check(&facts);
-    verdict.wrong.extend(late.into_iter().map(|what| format!("not within {LAW:?} of the last fault: {what}")));
-    verdict
+    check(&Facts { replicas, memory, writes, hostile, late, ..facts(&stage, &fleet, &tape).await })
 }
 
 async fn replicas(stage: &Stage, admitted: &[String], chance: &Chance) -> [Mutex<Replica>; REPLICAS] {
@@ -151,6 +154,9 @@ async fn replicas(stage: &Stage, admitted: &[String], chance: &Chance) -> [Mutex
             .a_signer()
             .with("allow", json!([{"name": "fleet", "namespaces": admitted, "serviceAccounts": ["*"]}]));
         let mut replica = Replica::new(plan, &format!("replica-{number}"), proxy, number == PIPED);
+        if number == LIMITED {
+            replica = replica.limited_to(memory_of_the_chart());
+        }
         replica.start();
         all.push(replica);
     }
@@ -161,12 +167,16 @@ async fn replicas(stage: &Stage, admitted: &[String], chance: &Chance) -> [Mutex
     all.map(Mutex::new)
 }
 
-/// Until every request is as it has to be, or the time that the law gives is over: then what is left.
-async fn until_settled(stage: &Stage, fleet: &Fleet, tape: &Tape) -> Vec<String> {
+/// Until every request is as it has to be, or the time that the law gives is over: what is left then.
+async fn until_settled(stage: &Stage, fleet: &Fleet, tape: &Tape, seed: u64) -> Vec<String> {
     let begun = Instant::now();
     loop {
         let left = unsettled(&facts(stage, fleet, tape).await);
-        if left.is_empty() || begun.elapsed() > LAW {
+        if left.is_empty() {
+            return left;
+        }
+        if begun.elapsed() > LAW {
+            eprintln!("chaos {seed}: {} things are not settled after {LAW:?}", left.len());
             return left;
         }
         tokio::time::sleep(GLANCE).await;
@@ -194,6 +204,18 @@ async fn facts(stage: &Stage, fleet: &Fleet, tape: &Tape) -> Facts {
     Facts { seen, pods, alive, admitted: fleet.admitted().into(), volumes: fleet.volumes().await, ..Facts::default() }
 }
 
+/// The status writes of all replicas by what the API server said, whichever request it said it of.
+fn writes(bed: &Bed, stage: &Stage) -> BTreeMap<String, usize> {
+    let mut writes = BTreeMap::new();
+    for write in bed.server().expect("a real one").status_writes(&stage.signer_account.user_name()) {
+        let name = write.request.rsplit('/').next().unwrap_or_default();
+        *writes
+            .entry(format!("{} {}", write.code, write.message.replace(name, "…")).trim_end().to_owned())
+            .or_default() += 1;
+    }
+    writes
+}
+
 fn pod_facts(pod: &Value) -> PodFacts {
     let word = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     PodFacts {
@@ -212,16 +234,16 @@ impl Scene {
         match blow.what {
             Fault::Kill => {
                 let mut replica = self.replica(blow).await;
-                replica.kill();
+                replica.kill().await;
                 tokio::time::sleep(blow.lasts).await;
                 replica.start();
             }
             Fault::KillAll => self.kill_all(blow).await,
             Fault::Hang => {
-                let replica = self.replica(blow).await;
-                replica.process().pause();
+                let mut replica = self.replica(blow).await;
+                replica.pause();
                 tokio::time::sleep(blow.lasts).await;
-                replica.process().resume();
+                replica.resume().await;
             }
             Fault::Partition => trouble(Trouble { gate: Gate::Broken, ..Trouble::default() }).await,
             Fault::BlackHole => trouble(Trouble { gate: Gate::Stuck, ..Trouble::default() }).await,
@@ -277,9 +299,7 @@ impl Scene {
         let [mut one, mut two, mut three] =
             [self.replicas[0].lock().await, self.replicas[1].lock().await, self.replicas[2].lock().await];
         self.tell(blow, "");
-        for replica in [&mut one, &mut two, &mut three] {
-            replica.kill();
-        }
+        tokio::join!(one.kill(), two.kill(), three.kill());
         tokio::time::sleep(blow.lasts).await;
         for replica in [&mut one, &mut two, &mut three] {
             replica.start();
@@ -382,11 +402,12 @@ impl Scene {
     async fn audit(&self, blow: Blow) {
         let is_pipe = blow.what == Fault::PipeBlocked;
         let whom = if is_pipe { PIPED } else { blow.whom % PIPED };
-        let replica = self.replica(Blow { whom, ..blow }).await;
-        let set = |is_on| if is_pipe { replica.block_pipe(is_on) } else { replica.fill_disk(is_on) };
-        set(true);
-        tokio::time::sleep(blow.lasts).await;
-        set(false);
+        let mut replica = self.replica(Blow { whom, ..blow }).await;
+        if is_pipe {
+            replica.block_pipe(blow.lasts).await;
+        } else {
+            replica.fill_disk(blow.lasts).await;
+        }
     }
 
     /// Again and again while the API server is away.
@@ -412,6 +433,8 @@ impl Scene {
 
 /// The replica that writes its audit log into a pipe.
 const PIPED: usize = 2;
+/// The replica that the kernel gives no more memory than the chart does.
+const LIMITED: usize = 0;
 /// How often each pod's certificate is renewed.
 const RENEWAL: Duration = Duration::from_secs(2);
 /// What a run may take beside twice the time in which faults begin: start, settling, and a machine that is busy.

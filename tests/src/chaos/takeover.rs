@@ -45,7 +45,7 @@ pub async fn waits(ends: Ends, rounds: usize) -> Vec<Duration> {
         all_answered(&stage).await;
         let gone = &mut replicas[first];
         match ends {
-            Ends::Dead => gone.kill(),
+            Ends::Dead => gone.kill().await,
             Ends::Hung => gone.process().pause(),
             Ends::Cut => gone.proxy.set(Trouble { gate: Gate::Stuck, ..Trouble::default() }),
         }

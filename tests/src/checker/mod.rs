@@ -9,11 +9,15 @@
 //! | one certificate each, which never changes; serial numbers are unique | the demo's `request` and `serials_differ` |
 //! | nothing is denied without a contradiction that lasts; nothing fails | [`truth`], the demo's `request` |
 //! | each certificate has its line in the audit log of some replica, and its chain leads to a root published before | [`trail`], the demo's `certificate` |
+//! | what became of an answer is in the audit log, too, unless its replica was killed then or its log took nothing | [`trail`] |
+//! | no replica panics, ends by itself, or takes more memory than its container may | [`replicas`] |
+//! | hostile requests come as far as the signer | [`hostile`] |
 //! | at most 1.05 status writes a certificate | [`check`] |
-//! | no replica panicked, none used more memory than it may, all ended well | [`check`] |
 //! | no kubelet was refused or is waiting, and what its files hold is what was published for that pod | [`nodes`] |
 
+pub mod hostile;
 pub mod nodes;
+pub mod replicas;
 #[cfg(test)]
 mod tests;
 pub mod trail;
@@ -25,7 +29,9 @@ use podmint_examples::demo::checker::request::{self, Answer, Request};
 use podmint_examples::demo::checker::{Evidence, serials_differ};
 use serde_json::Value;
 
+use hostile::Sent;
 use nodes::Volume;
+use replicas::Remains;
 
 /// What was seen of a run, not yet believed.
 #[derive(Debug, Default, Clone)]
@@ -38,50 +44,18 @@ pub struct Facts {
     pub alive: BTreeSet<String>,
     /// Namespaces that a rule admits.
     pub admitted: BTreeSet<String>,
-    /// The audit log of each replica, over all its lives.
-    pub logs: Vec<Vec<Value>>,
-    /// Status writes of the signers, as the API server recorded them, refused ones too.
-    pub writes: usize,
+    /// What is left of each replica.
+    pub replicas: Vec<Remains>,
+    /// The most memory that a replica may use, in KiB.
+    pub memory: u64,
+    /// Status writes of the signers, as the API server recorded them, by what it said: refused ones too.
+    pub writes: BTreeMap<String, usize>,
     /// What the kubelets have.
     pub volumes: Vec<Volume>,
-    /// How each replica ended.
-    pub ends: Vec<End>,
-}
-
-/// The end of a replica, after all its lives.
-#[derive(Debug, Default, Clone)]
-pub struct End {
-    /// What it is called.
-    pub name: String,
-    /// What it wrote beside its audit log.
-    pub words: String,
-    /// The most memory it used, in KiB.
-    pub peak: u64,
-    /// The exit status, after SIGTERM.
-    pub status: i32,
-}
-
-/// The limit of the chart, in KiB.
-#[must_use]
-pub fn memory_limit() -> u64 {
-    let values = include_str!("../../../deploy/helm/podmint/values.yaml");
-    let limit = values.lines().find_map(|line| line.trim().strip_prefix("limits: {memory: ")?.strip_suffix("Mi}"));
-    limit.and_then(|limit| limit.parse::<u64>().ok()).expect("the chart limits the memory in Mi") << 10
-}
-
-/// None panicked, in any of its lives, none used more memory than the chart gives it, and SIGTERM was a good end.
-fn ended_well(ends: &[End], wrong: &mut Vec<String>) {
-    for End { name, words, peak, status } in ends {
-        for line in words.lines().filter(|line| line.contains("panicked")) {
-            wrong.push(format!("{name} panicked: {line}"));
-        }
-        if *peak > memory_limit() {
-            wrong.push(format!("{name} used {peak} KiB of memory: it would have been killed"));
-        }
-        if *status != 0 {
-            wrong.push(format!("{name} ended with status {status}"));
-        }
-    }
+    /// Requests that lie or are huge, by kind.
+    pub hostile: Vec<Sent>,
+    /// What was not as it has to be when the time was over that the law gives, whatever became of it since.
+    pub late: Vec<String>,
 }
 
 /// What came out.
@@ -116,11 +90,11 @@ pub fn unsettled(facts: &Facts) -> Vec<String> {
 /// Reads all requests and looks at each for itself.
 fn requests(facts: &Facts, wrong: &mut Vec<String>) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
-    let askers = truth::askers(facts);
+    let owners = truth::owners(facts);
     for versions in &facts.seen.requests {
         if let (Some(one), Some(object)) = (request::read(versions, wrong), versions.versions.last()) {
             request::check(&one, &facts.seen, wrong);
-            truth::check(&one, object, facts, &askers, wrong);
+            truth::check(&one, object, facts, &owners, wrong);
             requests.push(one);
         }
     }
@@ -134,19 +108,25 @@ pub fn check(facts: &Facts) -> Verdict {
     let requests = requests(facts, &mut wrong);
     truth::no_key_is_two_pods(&requests, &mut wrong);
     serials_differ(&requests, &mut wrong);
-    let unpublished = trail::check(&requests, &facts.logs, &mut wrong);
+    let unpublished = trail::check(&requests, &facts.replicas, &mut wrong);
+    replicas::check(&facts.replicas, facts.memory, &mut wrong);
     nodes::check(&requests, &facts.volumes, &mut wrong);
-    ended_well(&facts.ends, &mut wrong);
+    hostile::check(&facts.hostile, &mut wrong);
+    if let Some(first) = facts.late.first() {
+        wrong.push(format!("{} things were not settled in time, the first of them: {first}", facts.late.len()));
+    }
     let how_many = |wanted: fn(&Answer) -> bool| requests.iter().filter(|request| wanted(&request.answer)).count();
     let (issued, denied) =
         (how_many(|answer| matches!(answer, Answer::Issued(_))), how_many(|answer| matches!(answer, Answer::Denied)));
     let count = |count: usize| f64::from(u32::try_from(count).expect("a run has no thousand million of anything"));
-    let writes_per_answer = count(facts.writes) / count((issued + denied).max(1));
+    let writes: usize = facts.writes.values().sum();
+    let writes_per_answer = count(writes) / count((issued + denied).max(1));
     if writes_per_answer > MOST_WRITES {
         wrong.push(format!(
-            "{} status writes for {} answers are {writes_per_answer:.3} each",
+            "{writes} status writes for {} answers are {writes_per_answer:.3} each; the API server said {:?}; the audit logs, {}",
+            issued + denied,
             facts.writes,
-            issued + denied
+            trail::outcomes(&facts.replicas)
         ));
     }
     Verdict { requests: requests.len(), issued, denied, writes_per_answer, unpublished, wrong }

@@ -5,8 +5,11 @@ use podmint_examples::demo::checker::staged::{CLIENT, SERVER, STRANGER, Staged, 
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
+use super::hostile::Sent;
 use super::nodes::Volume;
-use super::{End, Facts, check, memory_limit};
+use super::replicas::{Entry, Remains};
+use super::{Facts, check};
+use crate::kept::KILLED;
 
 /// The demo's honest run as a run with two replicas: one denial that is right, one request that no rule admits.
 struct Run {
@@ -31,6 +34,7 @@ fn run() -> Run {
     let facts = Facts {
         pods: [SERVER, CLIENT, STRANGER].map(|uid| (uid.to_owned(), pod(uid))).into(),
         admitted: ["pay".to_owned(), "shop".to_owned()].into(),
+        memory: 1_000,
         ..Facts::default()
     };
     let mut run = Run { staged, facts };
@@ -49,11 +53,12 @@ impl Run {
             self.facts.alive =
                 evidence.requests.iter().map(|facts| uid(&facts.versions[0]["metadata"]["uid"])).collect();
         }
-        if self.facts.logs.is_empty() {
-            let (one, two) = evidence.trail.split_at(evidence.trail.len() / 2);
-            self.facts.logs = vec![one.to_vec(), two.to_vec()];
+        if self.facts.replicas.is_empty() {
+            let (one, two) = evidence.trail.split_at(4.min(evidence.trail.len()));
+            self.facts.replicas =
+                [("replica-0", one), ("replica-1", two)].map(|(name, lines)| replica(name, lines)).into();
         }
-        self.facts.writes += 4;
+        *self.facts.writes.entry("200".to_owned()).or_default() += 4;
         self.facts.seen = evidence;
         check(&self.facts).wrong
     }
@@ -73,6 +78,12 @@ impl Run {
     fn volume(&self, pod: &str, number: usize) -> Volume {
         Volume { pod_uid: pod.to_owned(), state: State::Fresh, bundle: self.bundle_of(number) }
     }
+}
+
+/// A replica that wrote these lines in one life, which ended well.
+fn replica(name: &str, lines: &[Value]) -> Remains {
+    let lines = lines.iter().cloned().map(Entry::Line);
+    Remains { name: name.to_owned(), log: lines.chain([Entry::End(0)]).collect(), peak: 900, ..Remains::default() }
 }
 
 #[test]
@@ -199,35 +210,27 @@ fn one_key_for_two_pods_is_found_and_held_is_right() {
     both.finds("req-1 and req-6 certify one key for two pods");
 }
 
-/// A copied key holds whoever copied it, and not its owner.
+/// The copy is held, whether its owner has a certificate or was only quicker. Its owner is not, and nobody is when both are left alone.
 #[test]
-fn the_owner_of_a_copied_key_who_was_left_alone_is_found() {
-    let mut run = run();
-    run.staged.ask("req-6", SERVER, &KeyPair::generate().unwrap());
-    run.staged.ask("req-7", CLIENT, &KeyPair::generate().unwrap());
-    run.staged.request("req-7")["spec"]["stubPKCS10Request"] =
-        run.staged.request("req-6")["spec"]["stubPKCS10Request"].clone();
-    let wrong = run.wrong();
+fn the_owner_of_a_copied_key_who_is_left_alone_is_found() {
+    let key = KeyPair::generate().unwrap();
+    let mut both = run();
+    both.staged.ask("req-6", SERVER, &key);
+    both.staged.ask("req-7", CLIENT, &key);
+    let wrong = both.wrong();
     assert_eq!(wrong, ["req-6 of pay/api was never answered"]);
-}
-
-#[test]
-fn a_replica_that_panicked_or_used_too_much_or_ended_badly_is_found() {
-    let good = End { name: "replica-1".to_owned(), words: "told to stop".to_owned(), peak: memory_limit(), status: 0 };
-    let words = "started\nthread 'main' panicked at signer/src/x.rs\nstarted".to_owned();
-    for (end, expected) in [
-        (good.clone(), None),
-        (End { words, ..good.clone() }, Some("replica-1 panicked: thread 'main' panicked at signer/src/x.rs")),
-        (End { peak: memory_limit() + 1, ..good.clone() }, Some("it would have been killed")),
-        (End { status: 1, ..good.clone() }, Some("replica-1 ended with status 1")),
-    ] {
-        let mut run = run();
-        run.facts.ends = vec![end];
-        match expected {
-            Some(expected) => run.finds(expected),
-            None => assert_eq!(run.wrong(), Vec::<String>::new()),
-        }
+    let mut again = run();
+    for (name, pod) in [("req-6", CLIENT), ("req-7", SERVER)] {
+        again.staged.ask(name, pod, &key);
+        again.staged.request(name)["spec"]["stubPKCS10Request"] =
+            again.staged.request("req-1")["spec"]["stubPKCS10Request"].clone();
     }
+    assert_eq!(again.wrong(), ["req-7 of pay/api was never answered"]);
+    let mut gone = run();
+    gone.staged.ask("req-6", SERVER, &key);
+    gone.staged.ask("req-7", CLIENT, &key);
+    gone.facts.alive = ["uid-of-req-7".to_owned()].into();
+    gone.finds("req-7 of shop/web was never answered");
 }
 
 #[test]
@@ -272,7 +275,80 @@ fn a_certificate_without_its_line_is_found_and_one_that_owes_the_outcome_is_not(
     silent.finds("the audit logs have 0 lines before the certificate");
     let mut killed = run();
     killed.staged.evidence.trail.retain(|line| line["event"] != "outcome" || line["request"]["uid"] != "uid-of-req-2");
+    killed.facts.replicas = vec![replica("replica-0", &killed.staged.evidence.trail)];
+    let end = killed.facts.replicas[0].log.len() - 1;
+    killed.facts.replicas[0].log.insert(end, Entry::End(KILLED));
     assert_eq!(killed.wrong(), Vec::<String>::new());
+}
+
+/// Beside each place where an outcome may be owed, one where it may not.
+#[test]
+fn an_outcome_that_is_owed_for_no_reason_is_found() {
+    let befell = |events: &[(usize, Entry)], without: &str| {
+        let mut run = run();
+        let mut all = run.staged.evidence.trail.clone();
+        all.retain(|line| line["event"] != "outcome" || line["request"]["uid"] != without);
+        run.facts.replicas = vec![replica("replica-0", &all)];
+        for (at, event) in events.iter().rev() {
+            run.facts.replicas[0].log.insert(*at, event.clone());
+        }
+        run
+    };
+    let owed = |what: &str| format!("the audit log of replica-0 never says what became of {what}");
+    // The lines: two of each request, of which one is left out.
+    befell(&[], "uid-of-req-2").finds(&owed("issuing"));
+    befell(&[], "uid-of-req-4").finds(&owed("denying"));
+    for (events, is_right) in [
+        (vec![(2, Entry::End(KILLED))], false),
+        (vec![(3, Entry::End(KILLED))], true),
+        (vec![(0, Entry::Deaf), (2, Entry::Hears)], false),
+        (vec![(2, Entry::Deaf), (3, Entry::Hears)], true),
+        (vec![(3, Entry::Deaf), (4, Entry::Hears)], true),
+    ] {
+        let wrong = befell(&events, "uid-of-req-2").wrong();
+        assert_eq!(wrong.is_empty(), is_right, "{events:?}: {wrong:?}");
+    }
+    let mut many = befell(&[], "");
+    let line = many.facts.replicas[0].log[0].clone();
+    many.facts.replicas[0].log = vec![line; 257];
+    many.facts.replicas[0].log.extend([Entry::End(KILLED), Entry::End(0)]);
+    many.finds("the audit log of replica-0 owes what became of 257 answers at once");
+}
+
+#[test]
+fn a_replica_that_panics_or_dies_or_grows_is_found() {
+    let with = |change: fn(&mut Remains)| {
+        let mut run = run();
+        run.facts.replicas = vec![replica("replica-0", &run.staged.evidence.trail)];
+        change(&mut run.facts.replicas[0]);
+        run
+    };
+    assert_eq!(with(|_| ()).wrong(), Vec::<String>::new());
+    with(|replica| replica.panics.push("thread 'main' panicked at here".to_owned()))
+        .finds("replica-0 panicked: thread 'main' panicked at here");
+    with(|replica| replica.peak = 1_001).finds("replica-0 used 1001 KiB of memory");
+    with(|replica| replica.log.insert(0, Entry::End(134))).finds("replica-0 ended by itself with status 134");
+    with(|replica| *replica.log.last_mut().unwrap() = Entry::End(1)).finds("replica-0 ended with status 1");
+    with(|replica| drop(replica.log.pop())).finds("replica-0 never ended");
+}
+
+#[test]
+fn hostile_requests_that_never_come_as_far_as_the_signer_are_found() {
+    let sent = |passes, admitted| {
+        let mut run = run();
+        run.facts.hostile = vec![Sent { kind: "lie", passes, admitted, refused: 3 }];
+        run
+    };
+    sent(true, 0).finds("no lie came as far as the signer: 3 were refused before");
+    assert_eq!(sent(true, 1).wrong(), Vec::<String>::new());
+    assert_eq!(sent(false, 0).wrong(), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_settled_too_late_is_found() {
+    let mut run = run();
+    run.facts.late = vec!["req-1 was never answered".to_owned()];
+    run.finds("1 things were not settled in time, the first of them: req-1 was never answered");
 }
 
 #[test]
@@ -327,7 +403,7 @@ fn a_denial_without_its_line_and_a_line_about_nothing_are_found() {
 #[test]
 fn writes_beyond_one_in_twenty_are_found() {
     let mut run = run();
-    run.facts.writes = 1;
+    run.facts.writes = [("409".to_owned(), 1)].into();
     run.finds("5 status writes for 4 answers are 1.250 each");
 }
 

@@ -10,35 +10,24 @@ use x509_parser::prelude::FromDer as _;
 
 use super::Facts;
 
-/// Who asks with each key, by PKCS#10 request: who copies a key copies the request that proves it.
-pub(super) type Askers = BTreeMap<String, Vec<Asker>>;
+/// The pod whose key it is, by public key: the one that has a certificate for it, or else the one that asked first.
+pub(super) type Owners = BTreeMap<Vec<u8>, String>;
 
-pub(super) struct Asker {
-    pod: String,
-    /// The order in which the API server took it.
-    place: u64,
-    is_issued: bool,
-}
-
-pub(super) fn askers(facts: &Facts) -> Askers {
-    let mut askers = Askers::new();
-    for versions in facts.seen.requests.iter().map(|seen| &seen.versions) {
-        let (Some(first), Some(last)) = (versions.first(), versions.last()) else { continue };
-        askers.entry(text(last, "/spec/stubPKCS10Request")).or_default().push(Asker {
-            pod: text(last, "/spec/podUID"),
-            place: text(first, "/metadata/resourceVersion").parse().unwrap_or(0),
-            is_issued: list(last.pointer("/status/conditions")).iter().any(|one| one["type"] == "Issued"),
-        });
+pub(super) fn owners(facts: &Facts) -> Owners {
+    let mut first: BTreeMap<Vec<u8>, ((bool, u64), String)> = BTreeMap::new();
+    for seen in &facts.seen.requests {
+        let (Some(oldest), Some(latest)) = (seen.versions.first(), seen.versions.last()) else { continue };
+        let (Some(key), true) = (key(latest), facts.alive.contains(&text(latest, "/metadata/uid"))) else { continue };
+        let is_issued = text(latest, "/status/conditions/0/type") == "Issued";
+        // One etcd numbers all writes: what was made first has the smallest.
+        let made = text(oldest, "/metadata/resourceVersion").parse().unwrap_or(u64::MAX);
+        let asks = ((!is_issued, made), text(latest, "/spec/podUID"));
+        let owner = first.entry(key).or_insert_with(|| asks.clone());
+        if asks.0 < owner.0 {
+            *owner = asks;
+        }
     }
-    askers
-}
-
-/// Whether the key that a request asks with is another pod's, who came first or has been certified.
-fn is_anothers(request: &Request, object: &Value, askers: &Askers) -> bool {
-    let all = askers.get(&text(object, "/spec/stubPKCS10Request")).map(Vec::as_slice).unwrap_or_default();
-    let mine = all.iter().filter(|asker| asker.pod == request.pod_uid).map(|asker| asker.place).min();
-    all.iter()
-        .any(|asker| asker.pod != request.pod_uid && (asker.is_issued || mine.is_some_and(|mine| asker.place < mine)))
+    first.into_iter().map(|(key, (_, pod))| (key, pod)).collect()
 }
 
 /// Two pods with one key: somebody copied it, and only one of them may be certified.
@@ -53,14 +42,14 @@ pub(super) fn no_key_is_two_pods(requests: &[Request], wrong: &mut Vec<String>) 
     }
 }
 
-pub(super) fn check(request: &Request, object: &Value, facts: &Facts, askers: &Askers, wrong: &mut Vec<String>) {
+pub(super) fn check(request: &Request, object: &Value, facts: &Facts, owners: &Owners, wrong: &mut Vec<String>) {
     let mut says = |what: String| {
         wrong.push(format!("{} of {}/{} {what}", request.name, request.namespace, request.pod));
     };
     let contradiction = contradiction(request, object, facts);
-    let is_anothers = is_anothers(request, object, askers);
+    let is_anothers = || key(object).and_then(|key| owners.get(&key)).is_some_and(|owner| *owner != request.pod_uid);
     match (&request.answer, contradiction, why_held(request, facts)) {
-        (Answer::Pending, _, _) if is_anothers => {}
+        (Answer::Pending, _, _) if is_anothers() => {}
         (Answer::Issued(_), Some(contradiction), _) => says(format!("was issued, though {contradiction}")),
         (Answer::Issued(_), None, Some(held)) => says(format!("was issued, though {held}")),
         (Answer::Denied, None, _) => says("was denied, and nothing contradicts it".to_owned()),
@@ -140,10 +129,19 @@ fn strange_annotation(source: &Value) -> Option<&str> {
 
 /// A PKCS#10 request is signed by the key in it.
 fn proves_its_key(object: &Value) -> bool {
-    let stub = base64::engine::general_purpose::STANDARD.decode(text(object, "/spec/stubPKCS10Request"));
-    stub.is_ok_and(|der| {
-        X509CertificationRequest::from_der(&der).is_ok_and(|(_, stub)| stub.verify_signature().is_ok())
-    })
+    let stub = stub(object);
+    X509CertificationRequest::from_der(&stub).is_ok_and(|(_, stub)| stub.verify_signature().is_ok())
+}
+
+/// The public key: who copies it copies the request that proves it, or proves it anew.
+fn key(object: &Value) -> Option<Vec<u8>> {
+    let stub = stub(object);
+    let (_, stub) = X509CertificationRequest::from_der(&stub).ok()?;
+    Some(stub.certification_request_info.subject_pki.raw.to_vec())
+}
+
+fn stub(object: &Value) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text(object, "/spec/stubPKCS10Request")).unwrap_or_default()
 }
 
 /// What a request asks for that does not say.

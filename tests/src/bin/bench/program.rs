@@ -148,7 +148,9 @@ impl Running {
         self.signers
             .into_iter()
             .for_each(|signer| assert_eq!(signer.terminate(), 0, "the signer stops without an error"));
-        self.others.into_iter().for_each(Kept::kill);
+        for other in self.others {
+            other.kill();
+        }
     }
 }
 
