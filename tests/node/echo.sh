@@ -42,5 +42,5 @@ echo_uses_new_certificates() {
 echo_met() {
   local serial
   serial=$(serial_of echo "$(echo_pod "$2")" | sed 's/serial=//')
-  echo_log "$1" | tr -d ':' | grep -i 'talking to' | grep -qi "$serial"
+  grep -qi "talking to.*$serial" <<<"$(echo_log "$1" | tr -d ':')"
 }

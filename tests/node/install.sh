@@ -6,7 +6,7 @@ cluster_ready() {
   until_true 30 "the default ServiceAccount did not appear" kube get serviceaccount default
 }
 
-node_ready() { kube get node "$node" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qx True; }
+node_ready() { [ "$(kube get node "$node" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
 
 install_dns() {
   kube apply -f "$here/pods/coredns.yaml" >/dev/null

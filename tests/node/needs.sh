@@ -33,5 +33,5 @@ install_packages() {
       apt-get update -qq && apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
     )
   fi
-  rustup target list --installed | grep -qx "$musl" || rustup --quiet target add "$musl"
+  grep -qx "$musl" <<<"$(rustup target list --installed)" || rustup --quiet target add "$musl"
 }

@@ -12,15 +12,15 @@ wanted() {
   shift
   case $name in 01-*) return 0 ;; esac
   if [ $# -eq 0 ]; then
-    ! sed -n 2p "$here/stories/$name.sh" | grep -q '^# long' || { say "left out  $(sed -n '1s/^# //p' "$here/stories/$name.sh"): tests/run --long" && return 1; }
+    ! is_marked "$here/stories/$name.sh" long || { say "left out  $(sed -n '1s/^# //p' "$here/stories/$name.sh"): tests/run --long" && return 1; }
     return 0
   fi
   for word in "$@"; do case $name in *"$word"*) return 0 ;; esac; done
   return 1
 }
 
-# Is this a story that leaves the signer, the kubelet and the machine alone? It says `# quiet` below its title.
-is_quiet() { sed -n 2p "$1" | grep -q '^# quiet'; }
+# is_marked FILE long|quiet   by the line below its title. A quiet story leaves the signer, the kubelet and the machine alone.
+is_marked() { [[ $(sed -n 2p "$1") == "# $2"* ]]; }
 
 run_story() {
   # No condition: in one, the story's own `set -e` would not count.
@@ -137,7 +137,7 @@ apply() { kube -n "$1" apply -f - >/dev/null || fail "the API server refused an 
 
 phase_is() { [ "$(kube -n "$1" get pod "$2" -o jsonpath='{.status.phase}')" = "$3" ]; }
 running() { until_true "${3:-40}" "pod $1/$2 is not Running" phase_is "$1" "$2" Running; }
-event_says() { kube -n "$1" get events --field-selector "involvedObject.name=$2" -o jsonpath='{range .items[*]}{.message}{"\n"}{end}' | grep -qE "$3"; }
+event_says() { grep -qE "$3" <<<"$(kube -n "$1" get events --field-selector "involvedObject.name=$2" -o jsonpath='{range .items[*]}{.message}{"\n"}{end}')"; }
 
 # Waits seconds that a thing must not happen in, and fails when it does.
 stays() {
@@ -225,7 +225,7 @@ policy() {
 every_replica() {
   local address seen=0
   for address in $(kube -n podmint-system get pods -l app.kubernetes.io/name=podmint -o 'jsonpath={.items[*].status.podIP}'); do
-    inside curl -fsS "http://$address:9443/metrics" | grep -qxF "$1 $2" || return 1
+    grep -qxF "$1 $2" <<<"$(inside curl -fsS "http://$address:9443/metrics")" || return 1
     seen=$((seen + 1))
   done
   [ $seen -ge 1 ]

@@ -1,6 +1,6 @@
 # the echo pair talks mTLS by Service name, each side naming the other
 
-echo_says() { kube -n echo logs "deployment/$1" 2>/dev/null | grep -qF "$2"; }
+echo_says() { grep -qF "$2" <<<"$(kube -n echo logs "deployment/$1" 2>/dev/null)"; }
 
 ! kube get namespace echo >/dev/null 2>&1 || fail "the echo pair is there already"
 kube apply -f "$root/deploy/examples/echo.yaml" >/dev/null

@@ -41,7 +41,7 @@ refused "the cluster's administrator" "podmint-requests|kubelet" kube create -f 
 signer_down
 pod waiting | apply story-theft
 until_true 30 "the kubelet made no request" asked story-theft waiting
-name=$(requests_of story-theft waiting '{.metadata.name}' | head -1)
+name=$(requests_of story-theft waiting '{.metadata.name}' | sed -n 1p)
 denial='{"status": {"conditions": [{"type": "Denied", "status": "True", "reason": "Theft", "message": "x", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}'
 refused "an administrator who denies a request" "podmint-answers|signer" kube -n story-theft patch podcertificaterequest "$name" --subresource status --type merge -p "$denial"
 signer_up

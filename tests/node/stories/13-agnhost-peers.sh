@@ -13,7 +13,7 @@ runs() {
   shift 2
   sed -e "s#$agnhost#$image#" -e "s#args: \[pause\]#command: [$command]\n      args: [$(printf '"%s", ' "$@")]#"
 }
-says() { kube -n story-peers logs "$1" 2>/dev/null | grep -qE "$2"; }
+says() { grep -qE "$2" <<<"$(kube -n story-peers logs "$1" 2>/dev/null)"; }
 
 # A server of upstream's and one of ours, each behind a Service.
 for name in upstream ours; do kube -n story-peers create service clusterip $name --tcp=8443 >/dev/null; done

@@ -41,7 +41,7 @@ in_pod web "$(PATH=$PATH:/usr/sbin command -v nginx)" -c "$work/nginx.conf" -e "
 # ask [ARGUMENT …]   speaks to nginx as the caller's roots and the Service's name allow
 ask() { printf 'GET / HTTP/1.0\r\n\r\n' | inside timeout 10 openssl s_client -quiet -verify_return_error -CAfile "$(at caller)/trust.pem" -verify_hostname web.story-recipes.svc -connect "$(address web):8443" "$@" 2>&1; }
 as_caller=(-cert "$(at caller)/bundle.pem" -cert_chain "$(at caller)/bundle.pem" -key "$(at caller)/bundle.pem")
-admitted() { ask "${as_caller[@]}" | grep -q '^SUCCESS CN=story-recipes/caller$'; }
+admitted() { grep -q '^SUCCESS CN=story-recipes/caller$' <<<"$(ask "${as_caller[@]}")"; }
 until_true 20 "nginx does not admit the caller" admitted
 said=$(ask "${as_caller[@]}" -verify_hostname web.other.svc) || true
 grep -qi 'hostname mismatch' <<<"$said" || fail "nginx is verified by a name that is not its own: $said"
@@ -64,7 +64,8 @@ sql() { # STATEMENT [PARAMETER …]   as the role that is called like the caller
 }
 as_client="sslcert=$(at caller)/bundle.pem sslkey=$(at caller)/bundle.pem"
 met() { sql 'select client_serial from pg_stat_ssl where pid = pg_backend_pid()' "$as_client"; }
-met | grep -qE '^[0-9]+$' || fail "PostgreSQL does not admit the caller: $(met)"
+said=$(met) || true
+grep -qE '^[0-9]+$' <<<"$said" || fail "PostgreSQL does not admit the caller: $said"
 for other in "" "$as_client user=postgres" "$as_client host=db.other.svc"; do
   ! said=$(sql 'select 1' $other) || fail "PostgreSQL takes '$other'"
   case $other:$said in
