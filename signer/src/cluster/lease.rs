@@ -144,6 +144,9 @@ pub(crate) struct Turn {
     asks: mpsc::Receiver<Ask>,
     doubts: Arc<Notify>,
     answered: Arc<Mutex<Option<Instant>>>,
+    seen: Option<Seen>,
+    /// Since when we have been told that there is no Lease for us.
+    refused: Option<Instant>,
 }
 
 /// What we saw of another holder, and when it last changed. Its own times are not compared with ours.
@@ -177,11 +180,11 @@ impl Turn {
         let (now, doubted, seen) = (standing.subscribe(), Arc::clone(&doubts), Arc::clone(&answered));
         let desk = Desk { standing: now, asks: ask, doubts: doubted, answered: seen, pace };
         let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
-        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts, answered }, desk)
+        let (seen, refused) = (None, None);
+        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts, answered, seen, refused }, desk)
     }
 
     pub(crate) async fn run(mut self) {
-        let mut seen: Option<Seen> = None;
         let mut next = Instant::now();
         loop {
             let pause = tokio::select! {
@@ -189,16 +192,16 @@ impl Turn {
                 Some(ask) = self.asks.recv() => {
                     match ask {
                         Ask::Still(reply) => {
-                            if reply.send(self.is_still_first(&mut seen).await).is_err() {
+                            if reply.send(self.is_still_first().await).is_err() {
                                 tracing::debug!("a walk did not wait to be told whether it may answer");
                             }
                         }
-                        Ask::StandIn(since) => self.stand_in(since, &mut seen).await,
+                        Ask::StandIn(since) => self.stand_in(since).await,
                     }
                     continue;
                 }
-                () = self.doubts.notified() => self.renew(&mut seen, false).await,
-                () = sleep_until(next) => self.renew(&mut seen, false).await,
+                () = self.doubts.notified() => self.renew(false).await,
+                () = sleep_until(next) => self.renew(false).await,
             };
             // What failed is tried again sooner: until then it is not known who is first. So it is where the API server asks us to stay away
             // for longer, which nobody else does: the Lease would pass to another replica, some of our status writes would be lost to its,
@@ -215,17 +218,16 @@ impl Turn {
     }
 
     /// Where it cannot be told, nobody is known to have followed.
-    async fn is_still_first(&self, seen: &mut Option<Seen>) -> bool {
+    async fn is_still_first(&mut self) -> bool {
         let standing = *self.standing.borrow();
-        standing.is_first()
-            || standing.was_first() && self.renew(seen, false).await.is_none_or(|found| found == Found::Ours)
+        standing.is_first() || standing.was_first() && self.renew(false).await.is_none_or(|found| found == Found::Ours)
     }
 
-    async fn stand_in(&self, since: Instant, seen: &mut Option<Seen>) {
+    async fn stand_in(&mut self, since: Instant) {
         let standing = *self.standing.borrow();
         // Only for the one whose silence was noticed, and who has not been heard since: this may have waited for long.
         if !standing.was_first() && standing.since() == since && self.is_silent() {
-            self.renew(seen, true).await;
+            self.renew(true).await;
         }
     }
 
@@ -235,18 +237,23 @@ impl Turn {
     }
 
     /// Looks, and says what it found, if it could.
-    async fn renew(&self, seen: &mut Option<Seen>, takes: bool) -> Option<Found> {
+    async fn renew(&mut self, takes: bool) -> Option<Found> {
         let begun = Instant::now();
-        match self.look(seen, takes).await {
+        let looked = self.look(takes).await;
+        if let Err(error) = &looked
+            && (error.is_forbidden() || error.is_unserved())
+        {
+            if begun.saturating_duration_since(*self.refused.get_or_insert(begun)) >= self.pace.of(LASTS) {
+                self.do_without(error);
+                return Some(Found::Ours);
+            }
+        } else {
+            self.refused = None;
+        }
+        match looked {
             Ok(found) => {
                 self.stand(found, begun);
                 Some(found)
-            }
-            // Where there are no Leases for us, there is no order to keep; then we simply answer.
-            Err(error) if error.is_forbidden() || error.is_unserved() => {
-                tracing::debug!(error = %Chain(&error), "no lease: answering without waiting for a turn");
-                self.standing.send_replace(Standing::First { until: None });
-                Some(Found::Ours)
             }
             Err(error) => {
                 tracing::debug!(error = %Chain(&error), "could not renew the lease");
@@ -258,6 +265,14 @@ impl Turn {
                 });
                 None
             }
+        }
+    }
+
+    /// Where there are no Leases for us, there is no order to keep; then we simply answer. Only where that lasts: an API server that has just
+    /// started refuses everything until it has read its Roles, and all replicas would answer everything for as long.
+    fn do_without(&self, error: &CallError) {
+        if self.standing.send_replace(Standing::First { until: None }) != (Standing::First { until: None }) {
+            tracing::warn!(error = %Chain(error), "no lease: all replicas answer without waiting for a turn, and lose races");
         }
     }
 
@@ -280,17 +295,17 @@ impl Turn {
         }
     }
 
-    async fn look(&self, seen: &mut Option<Seen>, takes: bool) -> Result<Found, CallError> {
+    async fn look(&mut self, takes: bool) -> Result<Found, CallError> {
         let lease: Lease = match self.calls.get(&self.path(NAME)).await {
             Err(error) if error.is_absent() => return self.create().await,
             other => other?,
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
-        let is_known = seen.as_ref().is_some_and(|seen| {
+        let is_known = self.seen.as_ref().is_some_and(|seen| {
             seen.lease.holder_identity == spec.holder_identity && seen.lease.lease_transitions == spec.lease_transitions
         });
-        let has_run_out = self.has_run_out(&spec, seen);
+        let has_run_out = self.has_run_out(&spec);
         let is_free = holder == self.identity || holder.is_empty() || has_run_out || takes && is_known;
         if !is_free {
             return Ok(if is_known { Found::Known } else { Found::New });
@@ -302,11 +317,11 @@ impl Turn {
     }
 
     /// A holder that has not renewed for as long as the Lease lasts, by our own watch.
-    fn has_run_out(&self, spec: &LeaseSpec, seen: &mut Option<Seen>) -> bool {
-        match seen {
+    fn has_run_out(&mut self, spec: &LeaseSpec) -> bool {
+        match &self.seen {
             Some(seen) if seen.lease == *spec => seen.since.elapsed() > self.pace.of(LASTS),
             _ => {
-                *seen = Some(Seen { lease: spec.clone(), since: Instant::now() });
+                self.seen = Some(Seen { lease: spec.clone(), since: Instant::now() });
                 false
             }
         }
@@ -396,97 +411,93 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_is_first_until_it_gives_back_or_falls_silent() {
         let fake = Fake::new();
-        let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
-        let mut seen = None;
-        assert_eq!(one.look(&mut None, false).await.unwrap(), Found::Ours);
-        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::New);
-        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::Known);
+        let ((mut one, _), (mut two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
+        assert_eq!(one.look(false).await.unwrap(), Found::Ours);
+        assert_eq!(two.look(false).await.unwrap(), Found::New);
+        assert_eq!(two.look(false).await.unwrap(), Found::Known);
         one.give_back().await.unwrap();
-        assert_eq!(two.look(&mut seen, false).await.unwrap(), Found::Ours);
-        let mut seen = None;
-        assert_eq!(one.look(&mut seen, false).await.unwrap(), Found::New);
+        assert_eq!(two.look(false).await.unwrap(), Found::Ours);
+        assert_eq!(one.look(false).await.unwrap(), Found::New);
         tokio::time::sleep(one.pace.of(LASTS.saturating_add(RENEW))).await;
-        assert_eq!(one.look(&mut seen, false).await.unwrap(), Found::Ours);
+        assert_eq!(one.look(false).await.unwrap(), Found::Ours);
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_two_who_would_stand_in_one_does() {
         let fake = Fake::new();
-        let ((one, _), (two, _), (three, _)) = (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
-        let (mut first, mut second, mut third) = (None, None, None);
-        one.renew(&mut first, false).await;
-        two.renew(&mut second, false).await;
-        three.renew(&mut third, false).await;
+        let ((mut one, _), (mut two, _), (mut three, _)) =
+            (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
+        one.renew(false).await;
+        two.renew(false).await;
+        three.renew(false).await;
         let (silent_for_two, silent_for_three) = (since(&two), since(&three));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        two.stand_in(silent_for_two, &mut second).await;
+        two.stand_in(silent_for_two).await;
         assert!(is_first(&two));
-        three.stand_in(silent_for_three, &mut third).await;
+        three.stand_in(silent_for_three).await;
         assert!(!is_first(&three), "it is another one who is first now");
-        three.stand_in(silent_for_three, &mut third).await;
+        three.stand_in(silent_for_three).await;
         assert!(!is_first(&three), "and he was never silent");
-        three.stand_in(since(&three), &mut third).await;
+        three.stand_in(since(&three)).await;
         assert!(is_first(&three));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_stands_in_for_who_has_just_been_heard() {
         let fake = Fake::new();
-        let ((one, _), (two, desk)) = (turn(&fake, "one"), turn(&fake, "two"));
-        let mut seen = None;
-        one.renew(&mut None, false).await;
-        two.renew(&mut seen, false).await;
+        let ((mut one, _), (mut two, desk)) = (turn(&fake, "one"), turn(&fake, "two"));
+        one.renew(false).await;
+        two.renew(false).await;
         desk.beaten();
-        two.stand_in(since(&two), &mut seen).await;
+        two.stand_in(since(&two)).await;
         assert!(!is_first(&two));
         tokio::time::sleep(two.pace.of(SILENCE)).await;
-        two.stand_in(since(&two), &mut seen).await;
+        two.stand_in(since(&two)).await;
         assert!(is_first(&two));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_was_first_looks_again_before_he_writes() {
         let fake = Fake::new();
-        let ((one, _), (two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
-        let (mut first, mut second) = (None, None);
-        one.renew(&mut first, false).await;
-        two.renew(&mut second, false).await;
+        let ((mut one, _), (mut two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
+        one.renew(false).await;
+        two.renew(false).await;
         tokio::time::sleep(one.pace.of(FRESH)).await;
-        assert!(!is_first(&one) && one.is_still_first(&mut first).await, "nobody took it");
-        two.stand_in(since(&two), &mut second).await;
+        assert!(!is_first(&one) && one.is_still_first().await, "nobody took it");
+        two.stand_in(since(&two)).await;
         assert!(is_first(&two));
-        assert!(one.is_still_first(&mut first).await, "so soon after a look it takes no other");
+        assert!(one.is_still_first().await, "so soon after a look it takes no other");
         fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
-        assert_eq!(one.renew(&mut first, false).await, None);
+        assert_eq!(one.renew(false).await, None);
         fake.instead(|_, _, _| None);
-        assert!(!one.is_still_first(&mut first).await, "somebody did");
-        assert!(!one.is_still_first(&mut first).await);
+        assert!(!one.is_still_first().await, "somebody did");
+        assert!(!one.is_still_first().await);
     }
 
     /// Or he would be silent since our last look, and so never for long.
     #[tokio::test(start_paused = true)]
     async fn another_is_first_since_he_was_seen_to_be_and_not_since_the_last_look() {
         let fake = Fake::new();
-        let ((one, _), (two, _), (three, _)) = (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
-        let (mut first, mut second) = (None, None);
-        one.renew(&mut first, false).await;
-        assert_eq!(two.renew(&mut second, false).await, Some(Found::New));
+        let ((mut one, _), (mut two, _), (mut three, _)) =
+            (turn(&fake, "one"), turn(&fake, "two"), turn(&fake, "three"));
+        one.renew(false).await;
+        assert_eq!(two.renew(false).await, Some(Found::New));
         let known = since(&two);
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(two.renew(&mut second, false).await, Some(Found::Known));
+        assert_eq!(two.renew(false).await, Some(Found::Known));
         assert_eq!(since(&two), known);
         one.give_back().await.unwrap();
-        three.renew(&mut None, false).await;
-        assert_eq!(two.renew(&mut second, false).await, Some(Found::New));
+        three.renew(false).await;
+        assert_eq!(two.renew(false).await, Some(Found::New));
         assert!(since(&two) > known);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_who_is_first_and_beaten_looks_again() {
         let fake = Fake::new();
-        let ((one, first), (two, second)) = (turn(&fake, "one"), turn(&fake, "two"));
-        one.renew(&mut None, false).await;
-        two.renew(&mut None, false).await;
+        let ((mut one, first), (mut two, second)) = (turn(&fake, "one"), turn(&fake, "two"));
+        one.renew(false).await;
+        two.renew(false).await;
         tokio::time::sleep(Duration::from_millis(1)).await;
         first.beaten();
         assert!(timeout(Duration::from_secs(5), one.doubts.notified()).await.is_ok());
@@ -501,21 +512,52 @@ mod tests {
             let (code, status) = refusal(409, "AlreadyExists", "podmint-signer");
             (method == http::Method::POST).then_some(Instead::Json(code, status))
         });
-        assert_eq!(turn(&fake, "one").0.look(&mut None, false).await.unwrap(), Found::New);
+        assert_eq!(turn(&fake, "one").0.look(false).await.unwrap(), Found::New);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_leases_everyone_answers() {
+    async fn where_there_are_no_leases_for_long_everyone_answers() {
         let fake = Fake::new();
         fake.instead(|_, _, _| {
             let (code, status) = refusal(403, "Forbidden", "podmint-signer");
             Some(Instead::Json(code, status))
         });
         let (turn, desk) = turn(&fake, "one");
-        let (mut standing, stop) = (turn.standing.subscribe(), turn.stop.clone());
+        let (mut standing, stop, begun) = (turn.standing.subscribe(), turn.stop.clone(), Instant::now());
+        let lasts = turn.pace.of(LASTS);
         tokio::spawn(turn.run());
         standing.wait_for(|standing| *standing == Standing::First { until: None }).await.unwrap();
+        assert!(begun.elapsed() >= lasts, "an API server that starts refuses everything");
         assert!(desk.may_answer(Right::First).await);
         stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_starts_makes_nobody_first_and_takes_it_from_nobody() {
+        let fake = Fake::new();
+        let ((mut one, _), (mut two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
+        one.renew(false).await;
+        two.renew(false).await;
+        let refused = || {
+            fake.instead(|_, _, _| {
+                let (code, status) = refusal(403, "Forbidden", "podmint-signer");
+                Some(Instead::Json(code, status))
+            });
+        };
+        refused();
+        assert_eq!(two.renew(true).await, None);
+        assert!(!is_first(&two));
+        assert!(one.is_still_first().await, "nobody is known to have followed");
+        tokio::time::sleep(one.pace.of(LASTS)).await;
+        fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
+        assert_eq!(two.renew(false).await, None);
+        refused();
+        assert_eq!(
+            two.renew(false).await,
+            None,
+            "what fails otherwise in between tells of an API server that is not well"
+        );
+        tokio::time::sleep(two.pace.of(LASTS)).await;
+        assert_eq!(two.renew(false).await, Some(Found::Ours));
     }
 }

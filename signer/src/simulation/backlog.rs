@@ -22,6 +22,8 @@ enum Blow {
     CutOff,
     /// The API server does nothing for some seconds; then it goes on for all.
     Stall,
+    /// It is killed and comes back, and at first knows no Roles.
+    Restart,
 }
 
 /// Answers, and status writes that came of them.
@@ -42,19 +44,21 @@ async fn burst(seed: u64, blow: Blow, is_cold: bool, write_takes: Duration) -> (
     let holder = world.fake.get(LEASE).unwrap()["spec"]["holderIdentity"].as_str().unwrap().to_owned();
     let first = replicas.iter().position(|replica| replica.name == holder).unwrap();
     let lasts = Duration::from_millis(1_000 + dice.below(18_000));
+    let befall_all = |trouble| replicas.iter().for_each(|replica| replica.befall(trouble));
     match blow {
         Blow::Nothing => {}
         Blow::Killed => replicas[first].kill(),
         Blow::Hung => replicas[first].befall(Trouble { stuck: true, ..Trouble::default() }),
         Blow::CutOff => replicas[first].befall(Trouble { broken: true, ..Trouble::default() }),
-        Blow::Stall => {
-            for replica in &replicas {
-                replica.befall(Trouble { stuck: true, ..Trouble::default() });
-            }
+        Blow::Stall => befall_all(Trouble { stuck: true, ..Trouble::default() }),
+        Blow::Restart => {
+            befall_all(Trouble { broken: true, ..Trouble::default() });
+            sleep(lasts / 4).await;
+            befall_all(Trouble { no_roles: true, ..Trouble::default() });
         }
     }
     sleep(lasts).await;
-    replicas.iter().for_each(|replica| replica.befall(Trouble::default()));
+    befall_all(Trouble::default());
     replicas[first].revive(&world);
     while lock(&world.answered).len() < BURST {
         let left = || (0..BURST).filter(|number| !lock(&world.answered).contains_key(&name("shop", *number))).count();
@@ -71,7 +75,7 @@ async fn burst(seed: u64, blow: Blow, is_cold: bool, write_takes: Duration) -> (
 /// One write an answer, and one in twenty may be lost.
 fn costs_one_write(seeds: u64, is_cold: bool, write_takes: Duration) {
     for seed in 0..seeds {
-        for blow in [Blow::Nothing, Blow::Killed, Blow::Hung, Blow::CutOff, Blow::Stall] {
+        for blow in [Blow::Nothing, Blow::Killed, Blow::Hung, Blow::CutOff, Blow::Stall, Blow::Restart] {
             let (answers, writes) = simulate(seed, burst(seed, blow, is_cold, write_takes));
             println!("seed {seed}, {blow:?}: {writes} writes for {answers} answers");
             assert!(writes * 100 <= answers * 105, "seed {seed}, {blow:?}: {writes} writes for {answers} answers");

@@ -245,7 +245,16 @@ fn acts(seed: u64) -> Vec<(Duration, Act)> {
             6 => acts.extend(befall(Trouble { refused: dice.below(700), ..Trouble::default() })),
             7 => acts.extend(befall(Trouble { lost: 300, ..Trouble::default() })),
             8 => acts.extend(befall(Trouble { cut: true, ..Trouble::default() })),
-            9 => acts.extend([(at, Act::Down(true)), (over, Act::Down(false))]),
+            9 => {
+                acts.extend([(at, Act::Down(true)), (over, Act::Down(false))]);
+                if dice.falls(500) {
+                    let read = over + moment(3_000);
+                    for whom in 0..NAMES.len() {
+                        acts.push((over, Act::Befall(whom, Trouble { no_roles: true, ..Trouble::default() })));
+                        acts.push((read, Act::Befall(whom, Trouble::default())));
+                    }
+                }
+            }
             10 => {
                 let ahead = i64::try_from(dice.below(400)).unwrap() - 200;
                 acts.extend([(at, Act::Ahead(whom, ahead)), (over, Act::Ahead(whom, 0))]);

@@ -72,6 +72,8 @@ pub(super) struct Trouble {
     pub(super) cut: bool,
     /// Every page of a list but the first is refused.
     pub(super) pages: bool,
+    /// Nobody has a right in the signer's namespace: an API server that has just started has not read its Roles yet.
+    pub(super) no_roles: bool,
 }
 
 /// One life of one replica.
@@ -268,20 +270,23 @@ impl World {
         if is_later_page && trouble.cut && dice.falls(500) {
             return Ok(self.expired(seat));
         }
+        if trouble.no_roles && uri.contains("/namespaces/mint/") {
+            return Ok(self.say(seat, refusal(403, "Forbidden", "")));
+        }
         if is_later_page && trouble.pages || dice.falls(trouble.refused) {
             return Ok(self.refuse(seat, &dice, &method));
         }
         if uri.contains("watch=") {
             return Ok(self.watch(seat, &dice, trouble, &uri));
         }
-        let (code, value) = self.carry_out(seat, &method, &uri, body).await;
+        let told = self.carry_out(seat, &method, &uri, body).await;
         let is_lost = method != Method::GET && dice.falls(trouble.lost);
         travel(&dice, trouble).await;
         seat.gate().await?;
         if is_lost {
             return Err(Broken);
         }
-        Ok(self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))])))
+        Ok(self.say(seat, told))
     }
 
     /// What befalls a call hangs on who makes it, and how often he has: not on which of two calls of one moment comes first.
@@ -297,8 +302,7 @@ impl World {
     fn refuse(&self, seat: &Seat, dice: &Dice, method: &Method) -> Reply {
         let code = [409, 429, 429, 500, 503, 504][usize::try_from(dice.below(6)).unwrap()];
         let code = if code == 409 && *method != Method::PUT { 500 } else { code };
-        let (code, value) = refusal(code, "Trouble", "");
-        let mut reply = self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))]));
+        let mut reply = self.say(seat, refusal(code, "Trouble", ""));
         if code == 429 {
             reply.headers_mut().insert(RETRY_AFTER, 1.into());
         }
@@ -386,7 +390,10 @@ impl World {
     }
 
     fn expired(&self, seat: &Seat) -> Reply {
-        let (code, value) = refusal(410, "Expired", "");
+        self.say(seat, refusal(410, "Expired", ""))
+    }
+
+    fn say(&self, seat: &Seat, (code, value): (u16, Value)) -> Reply {
         self.reply(seat, code, stream::iter([Ok(Frame::data(Bytes::from(value.to_string())))]))
     }
 
