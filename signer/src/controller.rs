@@ -61,7 +61,8 @@ pub(crate) struct Controller {
     /// The last listing of each signer that has ended.
     listed: HashMap<usize, u64>,
     walks: JoinSet<Walked>,
-    flying: HashMap<Id, RequestUid>,
+    /// What each is about, and the number of its signer.
+    flying: HashMap<Id, (RequestUid, usize)>,
     rate: Rate,
     /// Issued requests that came by before we knew our own roots.
     untraced: Vec<(usize, RequestUid, Box<RequestObject>)>,
@@ -189,8 +190,9 @@ impl Controller {
             if is_silent {
                 self.progress.trial = Some((uid.clone(), now));
             }
+            let signer = item.signer;
             let handle = self.walks.spawn(walk(Arc::clone(&self.parts), item.job(right, now)));
-            self.flying.insert(handle.id(), uid);
+            self.flying.insert(handle.id(), (uid, signer));
             room = room.saturating_sub(1);
         }
     }
@@ -200,21 +202,21 @@ impl Controller {
         let standing = *self.standing.borrow();
         let sign = self.progress.last_sign(standing.since(), self.parts.desk.last_answer());
         let is_long_ago = |sign| now.saturating_duration_since(sign) >= self.parts.pace.of(SILENCE);
-        !standing.is_first() && sign.is_some_and(is_long_ago)
+        !standing.was_first() && sign.is_some_and(is_long_ago)
     }
 
-    /// How long a request must have been pending before we walk it, and by what right: at once when we are first; after a second when
-    /// the first is silent; and when he has passed it over. Under a long backlog a request is not passed over because it
+    /// How long a request must have been pending before we walk it, and by what right: at once when we are first, for all that we know (who
+    /// has not renewed the Lease in time looks before he writes); after a second when the first is silent; and when he has passed it over. Under a long backlog a request is not passed over because it
     /// has waited for half a minute, but only when it has waited for much longer than those that are answered.
     fn patience(&self, is_silent: bool) -> (Duration, Right) {
         let pace = self.parts.pace;
-        if self.standing.borrow().is_first() {
+        if self.standing.borrow().was_first() {
             return (Duration::ZERO, Right::First);
         }
         if is_silent {
             return (pace.of(SILENCE), Right::PassedOver);
         }
-        let slowest = self.progress.slowest.map_or(Duration::ZERO, |(slowest, _)| slowest);
+        let slowest = self.progress.slowest.map_or(Duration::ZERO, |(slowest, _)| slowest.min(SLOWEST));
         (pace.of(STUCK).saturating_add(slowest.saturating_mul(2)), Right::PassedOver)
     }
 
@@ -223,7 +225,7 @@ impl Controller {
     fn judge_trial(&mut self, uid: &RequestUid, has_answered: bool) {
         let Some((_, begun)) = self.progress.trial.take_if(|(tried, _)| tried == uid) else { return };
         let standing = *self.standing.borrow();
-        if has_answered && !standing.is_first() && self.parts.desk.last_answer().is_none_or(|at| at < begun) {
+        if has_answered && !standing.was_first() && self.parts.desk.last_answer().is_none_or(|at| at < begun) {
             self.parts.desk.stand_in(standing.since());
         }
     }
@@ -232,7 +234,7 @@ impl Controller {
     fn due(&self) -> Option<Instant> {
         let now = Instant::now();
         // A standby looks at what is ready again and again, for there it is time alone that makes a request its business.
-        let idle = (!self.standing.borrow().is_first() && self.queue.len() > 0)
+        let idle = (!self.standing.borrow().was_first() && self.queue.len() > 0)
             .then(|| now.checked_add(self.parts.pace.of(GLANCE)))
             .flatten();
         let quiet = self.limit.quiet_until().filter(|until| *until > now);
@@ -340,7 +342,7 @@ impl Controller {
 
     /// Somebody answered. What is in flight here is most often answered by us, and its walk will say so in a moment.
     fn answered(&mut self, uid: &RequestUid) {
-        if self.flying.values().any(|flying| flying == uid) {
+        if self.flying.values().any(|(flying, _)| flying == uid) {
             return;
         }
         if let Some(item) = self.drop_from_queue(uid) {
@@ -392,23 +394,25 @@ impl Controller {
     }
 
     fn land(&mut self, joined: Result<(Id, Walked), JoinError>) {
-        match joined {
-            Ok((id, walked)) => {
-                if let Some(uid) = self.flying.remove(&id) {
-                    self.judge_trial(&uid, matches!(walked.ended, Ended::Answered));
-                    self.settle(&uid, walked);
-                }
-            }
+        let id = joined.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some((uid, signer)) = self.flying.remove(&id) else { return };
+        let walked = joined.map(|(_, walked)| walked);
+        self.judge_trial(&uid, walked.as_ref().is_ok_and(|walked| matches!(walked.ended, Ended::Answered)));
+        // Its PodSigner was taken up anew meanwhile, and the request is in the queue once more.
+        let is_anew = self.queue.get(&uid).is_some_and(|item| item.signer != signer);
+        match walked {
+            Ok(_) if is_anew => {}
+            Ok(walked) => self.settle(&uid, walked),
             Err(error) => {
-                let Some(uid) = self.flying.remove(&error.id()) else { return };
-                self.judge_trial(&uid, false);
                 if error.is_panic() {
                     self.parts.metrics.panics.inc();
                     tracing::error!(request = uid.as_str(), "the walk of a request panicked; it is set aside");
                 }
-                self.because(&uid, "panic");
-                let next = self.wait(&uid, PANICKED, Awaits::Time);
-                self.queue.settle(&uid, next);
+                if !is_anew {
+                    self.because(&uid, "panic");
+                    let next = self.wait(&uid, PANICKED, Awaits::Time);
+                    self.queue.settle(&uid, next);
+                }
             }
         }
     }
@@ -425,6 +429,8 @@ impl Controller {
             None => self.limit.kept_up(walked.took, self.walks.len(), now),
         }
         let next = match walked.ended {
+            // An answer was seen meanwhile: another's, or ours whose reply was lost.
+            Ended::Left | Ended::Held { .. } | Ended::Faulted if self.parts.live().is_answered(uid) => Next::Leave,
             Ended::Answered => {
                 if let Some(item) = self.queue.get(uid) {
                     self.parts.metrics.answer_seconds.observe(item.age(now).as_secs_f64());
@@ -522,6 +528,8 @@ const TICK: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_millis(3500);
 /// One who answers others and not this has met something that we may not meet.
 const STUCK: Duration = Duration::from_secs(30);
+/// One that was held for long and then answered says nothing of how long the others wait.
+const SLOWEST: Duration = Duration::from_mins(3);
 /// How often a standby looks whether somebody should be stood in for.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Longer than any listing; when one ends it is told.

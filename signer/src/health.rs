@@ -2,8 +2,9 @@
 //! has turned lately.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use http::{
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -78,14 +79,14 @@ impl Drop for Token {
 
 /// Serves until stopped. A connection that is slow, idle or one too many costs the signer nothing.
 pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: Metrics, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Places::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection for metrics and health");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -93,7 +94,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: Metric
             }
         };
         // Over the limit the connection is dropped here and the caller sees it close.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Some(place) = places.take(peer.ip()) else { continue };
         let (health, metrics) = (health.clone(), metrics.clone());
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
@@ -102,6 +103,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: Metric
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .keep_alive(false)
                 .header_read_timeout(HEADERS)
                 .max_buf_size(16 << 10)
                 .serve_connection(TokioIo::new(stream), service);
@@ -111,6 +113,37 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: Metric
             }
             drop(place);
         });
+    }
+}
+
+/// The connections that there are, by peer: one that takes all it can get leaves room for the kubelet's probes.
+#[derive(Default)]
+struct Places(Mutex<HashMap<IpAddr, usize>>);
+
+struct Place {
+    places: Arc<Places>,
+    peer: IpAddr,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, its) = (taken.values().sum::<usize>(), taken.get(&peer).copied().unwrap_or_default());
+        if all >= CONNECTIONS || its >= OF_ONE {
+            return None;
+        }
+        taken.insert(peer, its.saturating_add(1));
+        Some(Place { places: Arc::clone(self), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.peer) {
+            Some(its) if *its > 1 => *its = its.saturating_sub(1),
+            _ => drop(taken.remove(&self.peer)),
+        }
     }
 }
 
@@ -150,8 +183,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const LONGEST_TURN: Duration = Duration::from_secs(30);
 /// Two scrapers, two probes and a person, with room to spare.
 const CONNECTIONS: usize = 16;
+const OF_ONE: usize = 4;
 const HEADERS: Duration = Duration::from_secs(5);
-const CONNECTION: Duration = Duration::from_mins(2);
+/// One reply.
+const CONNECTION: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +217,19 @@ mod tests {
         let beat = *health.beat.lock().unwrap();
         assert!(health.is_live(beat.checked_add(Duration::from_secs(29)).unwrap()));
         assert!(!health.is_live(beat.checked_add(Duration::from_secs(31)).unwrap()));
+    }
+
+    #[test]
+    fn one_peer_leaves_places_to_others() {
+        let places = Arc::new(Places::default());
+        let [greedy, probe] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
+        let held: Vec<Place> = (0..CONNECTIONS).map_while(|_| places.take(greedy)).collect();
+        assert_eq!(held.len(), OF_ONE);
+        drop(places.take(probe).unwrap());
+        drop(held);
+        assert!(places.0.lock().unwrap().is_empty());
+        let crowd = (0..=u8::MAX).map_while(|number| places.take(IpAddr::from([10, 0, 1, number])));
+        assert_eq!(crowd.collect::<Vec<_>>().len(), CONNECTIONS);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! nothing else. A line counts as written when the operating system has taken it.
 
 use std::{
-    fmt,
     fs::OpenOptions,
     io::{self, Write},
+    os::fd::AsFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -67,12 +67,12 @@ struct Line {
 impl Log {
     /// Opens the sink, so that a path that cannot be written is found before anything is signed.
     pub(crate) fn open(sink: Sink) -> Result<Self, AuditError> {
-        let output = match sink {
-            Sink::File(path) => append(&path).map(|file| Output::File { path, file, torn: false }),
-            Sink::Stdout => Ok(Output::Stdout),
+        let path = match sink {
+            Sink::File(path) => Some(path),
+            Sink::Stdout => None,
             Sink::Memory(records) => return Ok(Self(Way::Memory(records))),
         };
-        let mut output = output.map_err(|error| AuditError::Write(Arc::new(error)))?;
+        let mut output = Output::open(path).map_err(|error| AuditError::Write(Arc::new(error)))?;
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let thread = thread::Builder::new().name("audit".to_owned()).stack_size(STACK);
         thread.spawn(move || write_all(&mut output, &waiting)).map_err(AuditError::Thread)?;
@@ -146,39 +146,37 @@ fn write_all(output: &mut Output, waiting: &mpsc::Receiver<Line>) {
     }
 }
 
-enum Output {
-    /// `torn` after half a line: the next one begins on a line of its own.
-    File {
-        path: PathBuf,
-        file: std::fs::File,
-        torn: bool,
-    },
-    Stdout,
+struct Output {
+    /// None for standard output.
+    path: Option<PathBuf>,
+    file: std::fs::File,
+    /// After half a line: the next one begins on a line of its own.
+    torn: bool,
 }
 
 impl Output {
+    fn open(path: Option<PathBuf>) -> io::Result<Self> {
+        let file = match &path {
+            Some(path) => append(path)?,
+            // Without a buffer, which would keep what could not be written.
+            None => io::stdout().as_fd().try_clone_to_owned()?.into(),
+        };
+        Ok(Self { path, file, torn: false })
+    }
+
     /// Writes lines, all at once.
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File { path, file, torn } => {
-                if moved_away(path, file) {
-                    *file = append(path)?;
-                    *torn = false;
-                }
-                if *torn {
-                    file.write_all(b"\n")?;
-                }
-                *torn = true;
-                file.write_all(lines)?;
-                *torn = false;
-                Ok(())
-            }
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(lines)?;
-                stdout.flush()
-            }
+        if let Some(path) = self.path.as_ref().filter(|path| moved_away(path, &self.file)) {
+            self.file = append(path)?;
+            self.torn = false;
         }
+        if self.torn {
+            self.file.write_all(b"\n")?;
+        }
+        self.torn = true;
+        self.file.write_all(lines)?;
+        self.torn = false;
+        Ok(())
     }
 }
 
@@ -193,15 +191,6 @@ fn moved_away(path: &PathBuf, file: &std::fs::File) -> bool {
     match (std::fs::metadata(path), file.metadata()) {
         (Ok(there), Ok(open)) => identity(there) != identity(open),
         (Err(_), _) | (_, Err(_)) => true,
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { path, file: _, torn: _ } => f.debug_struct("File").field("path", path).finish_non_exhaustive(),
-            Self::Stdout => f.write_str("Stdout"),
-        }
     }
 }
 
@@ -238,6 +227,19 @@ mod tests {
             log.write(line(json!({ "number": number }))).await.unwrap();
             assert_eq!(lines(&path).len(), number + 1);
         }
+    }
+
+    #[test]
+    fn a_line_after_half_a_line_is_whole() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let mut output = Output { path: None, file: file.try_clone().unwrap(), torn: true };
+        output.write(b"{\"whole\":1}\n").unwrap();
+        output.write(b"{\"whole\":2}\n").unwrap();
+        drop((output, file));
+        let mut said = String::new();
+        io::Read::read_to_string(&mut reader, &mut said).unwrap();
+        assert_eq!(said, "\n{\"whole\":1}\n{\"whole\":2}\n");
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -67,42 +67,37 @@ pub(crate) enum Right {
     PassedOver,
 }
 
-/// What the one is asked who looks after the Lease.
-enum Ask {
-    /// Whether we, who were first, still are.
-    Still(oneshot::Sender<bool>),
-    /// To take the place of the one who has been first since then.
-    StandIn(Instant),
-}
-
 /// Where walks and the controller ask.
 #[derive(Clone)]
 pub(crate) struct Desk {
     standing: watch::Receiver<Standing>,
-    asks: mpsc::Sender<Ask>,
+    /// Whose place is to be taken: the one's who has been first since then.
+    silent: mpsc::Sender<Instant>,
     doubts: Arc<Notify>,
+    /// When the last look began that has ended.
+    looked: watch::Receiver<Instant>,
     /// When somebody else was last seen to answer.
     answered: Arc<Mutex<Option<Instant>>>,
     pace: Pace,
 }
 
 impl Desk {
-    /// Whether an answer may be written by this right. Who cannot be told, because the Lease cannot be read, writes: nothing rests on it.
+    /// Whether an answer may be written by this right. Who was first and may not be any more waits for a look that begins now, one for all who
+    /// ask. Who cannot be told, because the Lease cannot be read or not soon, writes: nothing rests on it.
     pub(crate) async fn may_answer(&self, right: Right) -> bool {
         if right == Right::PassedOver || self.standing.borrow().is_first() {
             return true;
         }
-        let (reply, told) = oneshot::channel();
-        if self.asks.send(Ask::Still(reply)).await.is_err() {
-            return true;
-        }
-        matches!(timeout(self.pace.of(LONGEST), told).await, Ok(Ok(true) | Err(_)) | Err(_))
+        let (mut looked, asked) = (self.looked.clone(), Instant::now());
+        self.doubts.notify_one();
+        let told = timeout(self.pace.of(LONGEST), looked.wait_for(|begun| *begun >= asked)).await;
+        !matches!(told, Ok(Ok(_))) || self.standing.borrow().was_first()
     }
 
     /// The one who has been first since then is gone: we are first now, unless another is quicker, or he is heard after all.
     pub(crate) fn stand_in(&self, since: Instant) {
-        if self.asks.try_send(Ask::StandIn(since)).is_err() {
-            tracing::debug!("too much is asked of who looks after the lease; the next answer asks again");
+        if self.silent.try_send(since).is_err() {
+            tracing::debug!("who looks after the lease has been told already");
         }
     }
 
@@ -141,8 +136,9 @@ pub(crate) struct Turn {
     pub(crate) pace: Pace,
     pub(crate) standing: watch::Sender<Standing>,
     pub(crate) stop: CancellationToken,
-    asks: mpsc::Receiver<Ask>,
+    silent: mpsc::Receiver<Instant>,
     doubts: Arc<Notify>,
+    looked: watch::Sender<Instant>,
     answered: Arc<Mutex<Option<Instant>>>,
     seen: Option<Seen>,
     /// Since when we have been told that there is no Lease for us.
@@ -176,12 +172,20 @@ impl Turn {
         standing: watch::Sender<Standing>,
         stop: CancellationToken,
     ) -> (Self, Desk) {
-        let ((ask, asks), doubts, answered) = (mpsc::channel(ASKS), Arc::new(Notify::new()), Arc::default());
-        let (now, doubted, seen) = (standing.subscribe(), Arc::clone(&doubts), Arc::clone(&answered));
-        let desk = Desk { standing: now, asks: ask, doubts: doubted, answered: seen, pace };
-        let (namespace, identity) = (namespace.to_owned(), identity.to_owned());
-        let (seen, refused) = (None, None);
-        (Self { calls, namespace, identity, pace, standing, stop, asks, doubts, answered, seen, refused }, desk)
+        let ((tell, silent), doubts, answered) = (mpsc::channel(1), Arc::new(Notify::new()), Arc::default());
+        let looked = watch::Sender::new(Instant::now());
+        let desk = Desk {
+            standing: standing.subscribe(),
+            silent: tell,
+            doubts: Arc::clone(&doubts),
+            looked: looked.subscribe(),
+            answered: Arc::clone(&answered),
+            pace,
+        };
+        let (namespace, identity, seen, refused) = (namespace.to_owned(), identity.to_owned(), None, None);
+        let turn =
+            Self { calls, namespace, identity, pace, standing, stop, silent, doubts, looked, answered, seen, refused };
+        (turn, desk)
     }
 
     pub(crate) async fn run(mut self) {
@@ -189,15 +193,8 @@ impl Turn {
         loop {
             let pause = tokio::select! {
                 () = self.stop.cancelled() => break,
-                Some(ask) = self.asks.recv() => {
-                    match ask {
-                        Ask::Still(reply) => {
-                            if reply.send(self.is_still_first().await).is_err() {
-                                tracing::debug!("a walk did not wait to be told whether it may answer");
-                            }
-                        }
-                        Ask::StandIn(since) => self.stand_in(since).await,
-                    }
+                Some(since) = self.silent.recv() => {
+                    self.stand_in(since).await;
                     continue;
                 }
                 () = self.doubts.notified() => self.renew(false).await,
@@ -217,12 +214,6 @@ impl Turn {
         }
     }
 
-    /// Where it cannot be told, nobody is known to have followed.
-    async fn is_still_first(&mut self) -> bool {
-        let standing = *self.standing.borrow();
-        standing.is_first() || standing.was_first() && self.renew(false).await.is_none_or(|found| found == Found::Ours)
-    }
-
     async fn stand_in(&mut self, since: Instant) {
         let standing = *self.standing.borrow();
         // Only for the one whose silence was noticed, and who has not been heard since: this may have waited for long.
@@ -239,11 +230,17 @@ impl Turn {
     /// Looks, and says what it found, if it could.
     async fn renew(&mut self, takes: bool) -> Option<Found> {
         let begun = Instant::now();
+        let found = self.take_in(begun, takes).await;
+        self.looked.send_replace(begun);
+        found
+    }
+
+    async fn take_in(&mut self, begun: Instant, takes: bool) -> Option<Found> {
         let looked = self.look(takes).await;
         if let Err(error) = &looked
             && (error.is_forbidden() || error.is_unserved())
         {
-            if begun.saturating_duration_since(*self.refused.get_or_insert(begun)) >= self.pace.of(LASTS) {
+            if begun.saturating_duration_since(*self.refused.get_or_insert(begun)) >= self.pace.of(REFUSED) {
                 self.do_without(error);
                 return Some(Found::Ours);
             }
@@ -377,6 +374,8 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
 const NAME: &str = "podmint-signer";
 const LASTS: Duration = Duration::from_secs(15);
+/// Longer than an API server takes to read its Roles.
+const REFUSED: Duration = Duration::from_mins(1);
 /// Two renewals may be lost.
 const RENEW: Duration = Duration::from_secs(4);
 /// How soon after a renewal that failed the next one is tried.
@@ -387,8 +386,6 @@ pub(crate) const FRESH: Duration = Duration::from_secs(8);
 const NEW: Duration = Duration::from_millis(100);
 /// How long a walk waits to be told; then it answers.
 const LONGEST: Duration = Duration::from_secs(5);
-/// As many as may wait to be told; more wait to ask.
-const ASKS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -459,19 +456,45 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_was_first_looks_again_before_he_writes() {
         let fake = Fake::new();
-        let ((mut one, _), (mut two, _)) = (turn(&fake, "one"), turn(&fake, "two"));
-        one.renew(false).await;
-        two.renew(false).await;
-        tokio::time::sleep(one.pace.of(FRESH)).await;
-        assert!(!is_first(&one) && one.is_still_first().await, "nobody took it");
-        two.stand_in(since(&two)).await;
-        assert!(is_first(&two));
-        assert!(one.is_still_first().await, "so soon after a look it takes no other");
+        let (mut one, mut desk) = turn(&fake, "one");
+        (one.pace, desk.pace) = (Pace::compressed(10), Pace::compressed(10));
+        let (mut standing, stop, fresh, path) =
+            (one.standing.subscribe(), one.stop.clone(), one.pace.of(FRESH), one.path(NAME));
+        tokio::spawn(one.run());
+        standing.wait_for(|standing| standing.is_first()).await.unwrap();
         fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
-        assert_eq!(one.renew(false).await, None);
+        tokio::time::sleep(fresh).await;
+        assert!(
+            !standing.borrow().is_first() && desk.may_answer(Right::First).await,
+            "nobody is known to have followed"
+        );
+        // No look begins at this very moment.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let mut lease = fake.get(&path).unwrap();
+        lease["spec"]["holderIdentity"] = "two".into();
+        fake.put(&path, lease);
         fake.instead(|_, _, _| None);
-        assert!(!one.is_still_first().await, "somebody did");
-        assert!(!one.is_still_first().await);
+        let asked = fake.count_of("/leases");
+        let told = futures::future::join_all((0..100).map(|_| desk.may_answer(Right::First))).await;
+        assert!(told.iter().all(|may| !may), "somebody did");
+        assert!(fake.count_of("/leases") <= asked + 2, "a look or two for all who ask");
+        stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_takes_for_ever_holds_nobody_up_for_long() {
+        let fake = Fake::new();
+        let (one, desk) = turn(&fake, "one");
+        let longest = one.pace.of(LONGEST);
+        one.standing.send_replace(Standing::First { until: Some(Instant::now()) });
+        let begun = Instant::now();
+        // Nobody looks: it has not been started.
+        let told = futures::future::join_all((0..100).map(|_| desk.may_answer(Right::First))).await;
+        assert!(told.iter().all(|may| *may));
+        assert!(begun.elapsed() < longest * 2, "all at once, and not one after the other");
+        let begun = Instant::now();
+        drop(one);
+        assert!(desk.may_answer(Right::First).await && begun.elapsed() < longest, "nobody will ever look");
     }
 
     /// Or he would be silent since our last look, and so never for long.
@@ -524,10 +547,10 @@ mod tests {
         });
         let (turn, desk) = turn(&fake, "one");
         let (mut standing, stop, begun) = (turn.standing.subscribe(), turn.stop.clone(), Instant::now());
-        let lasts = turn.pace.of(LASTS);
+        let refused = turn.pace.of(REFUSED);
         tokio::spawn(turn.run());
         standing.wait_for(|standing| *standing == Standing::First { until: None }).await.unwrap();
-        assert!(begun.elapsed() >= lasts, "an API server that starts refuses everything");
+        assert!(begun.elapsed() >= refused, "an API server that starts refuses everything");
         assert!(desk.may_answer(Right::First).await);
         stop.cancel();
     }
@@ -547,8 +570,9 @@ mod tests {
         refused();
         assert_eq!(two.renew(true).await, None);
         assert!(!is_first(&two));
-        assert!(one.is_still_first().await, "nobody is known to have followed");
-        tokio::time::sleep(one.pace.of(LASTS)).await;
+        assert_eq!(one.renew(false).await, None);
+        assert!(one.standing.borrow().was_first(), "nobody is known to have followed");
+        tokio::time::sleep(one.pace.of(REFUSED)).await;
         fake.instead(|_, _, _| Some(Instead::Json(500, serde_json::json!({"code": 500}))));
         assert_eq!(two.renew(false).await, None);
         refused();
@@ -557,7 +581,7 @@ mod tests {
             None,
             "what fails otherwise in between tells of an API server that is not well"
         );
-        tokio::time::sleep(two.pace.of(LASTS)).await;
+        tokio::time::sleep(two.pace.of(REFUSED)).await;
         assert_eq!(two.renew(false).await, Some(Found::Ours));
     }
 }

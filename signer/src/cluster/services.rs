@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     calls::{CallError, Calls, Status, stay_away},
     lines::{Line, Lines},
-    watch::{Event, ROLLED_BACK, encode, is_older},
+    watch::{AT_ONCE, Event, ROLLED_BACK, encode, is_older},
 };
 use crate::{
     chain::Chain,
@@ -169,12 +169,19 @@ impl ServiceWatch {
         let mut attempt = 0_u32;
         let mut obstacle = None;
         while begun.elapsed() < RELIST {
-            let known = from.clone();
+            let (known, opened) = (from.clone(), Instant::now());
             let end = match obstacle {
                 Some(end) => end,
                 None => self.stream(&mut from).await,
             };
             match end {
+                // As in the other watch.
+                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
+                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    attempt = attempt.saturating_add(1);
+                    self.metrics.watch_restarted("empty");
+                    sleep(wait).await;
+                }
                 End::Over => attempt = 0,
                 End::Lost(cause) => return cause,
                 End::Failed(Failure { cause, error, retry_after }) => {

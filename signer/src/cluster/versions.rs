@@ -68,8 +68,10 @@ impl Versions {
         if last.is_some_and(|last| last.elapsed() < self.pace.of(SPACING)) {
             return Ok(self.served());
         }
-        let (v1, beta) = tokio::try_join!(self.resources(Version::V1), self.resources(Version::V1beta1))?;
+        let asked = tokio::try_join!(self.resources(Version::V1), self.resources(Version::V1beta1));
+        // Those who wait for this one do not each wait for one that fails.
         *last = Some(Instant::now());
+        let (v1, beta) = asked?;
         let served = choose(&v1, &beta);
         self.served.send_if_modified(|known| {
             let changed = *known != served;

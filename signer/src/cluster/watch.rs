@@ -315,7 +315,7 @@ impl Watch {
         let (mut attempt, mut is_anew) = (0_u32, true);
         let mut obstacle = None;
         while begun.elapsed() < RELIST {
-            let known = from.clone();
+            let (known, opened) = (from.clone(), Instant::now());
             let end = match obstacle {
                 Some(end) => end,
                 None => self.stream(round, version, &mut from, is_anew, rest).await,
@@ -325,6 +325,13 @@ impl Watch {
                 self.tell(News::Deaf).await?;
             }
             match end {
+                // One that ends at once and brings nothing will do so again.
+                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
+                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
+                    attempt = attempt.saturating_add(1);
+                    self.metrics.watch_restarted("empty");
+                    tokio::time::sleep(wait).await;
+                }
                 End::Over => attempt = 0,
                 End::Lost(cause) => return Ok(cause),
                 End::Stopped => return Err(WatchError::Stopped),
@@ -562,6 +569,7 @@ const PAGE: u32 = 500;
 /// A stream this short needs no bookmarks to show that it is alive: the API server ends it in time, or it is dead.
 const STREAM: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(35);
+pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 /// A watch that lost an event without a word would otherwise lose it for ever.
 const RELIST: Duration = Duration::from_mins(10);
 

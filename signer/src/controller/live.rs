@@ -161,6 +161,11 @@ impl Live {
         self.find(&half(request.as_str())).is_some_and(|at| !self.requests[at].is_answered)
     }
 
+    /// Whether an answer to a request was seen.
+    pub(crate) fn is_answered(&self, request: &RequestUid) -> bool {
+        self.find(&half(request.as_str())).is_some_and(|at| self.requests[at].is_answered)
+    }
+
     /// Notes that a request has this key. False if the key is another pod's, who came earlier or has a certificate.
     pub(crate) fn claim(&mut self, signer: usize, asks: Asks<'_>) -> bool {
         let at = self.known(half(asks.request.as_str()), signer);
