@@ -1,3 +1,21 @@
+{{- /* What no schema can say and the API server would refuse, one object after another. */ -}}
+{{- define "podmint.slips" -}}
+{{- range $key, $signer := .Values.signers -}}
+  {{- $rules := dict -}}
+  {{- range $signer.allow -}}
+    {{- if hasKey $rules .name -}}
+      {{- fail (printf "signers.%s.allow has two rules with the name %s: give each a name of its own" $key .name) -}}
+    {{- end -}}
+    {{- $_ := set $rules .name true -}}
+  {{- end -}}
+  {{- with dig "lifetime" "refreshAt" list $signer -}}
+    {{- if gt (index . 0 | float64) (index . 1 | float64) -}}
+      {{- fail (printf "signers.%s.lifetime.refreshAt: the earlier of the two comes first" $key) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "podmint.image" -}}
 {{- with .Values.image -}}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end -}}
@@ -17,6 +35,13 @@
       {{- fail (printf "signers.%s and signers.%s keep their CAs in one Secret, %s: give the new one of the two a secretName of its own below its authority (podmint-ca-<its name>), and never change that of one that issues" . $key $name) -}}
     {{- end -}}
     {{- $_ := set $owners $name $key -}}
+  {{- end -}}
+{{- end -}}
+{{- range $key, $signer := .Values.signers -}}
+  {{- with dig "authority" "secret" "name" "" $signer -}}
+    {{- with get $owners . -}}
+      {{- fail (printf "signers.%s brings its CA in the Secret that signers.%s keeps what it signs with in: bring it in another (authority.secret.name)" $key .) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- keys $owners | sortAlpha | default (list "podmint-ca" "podmint-ca-root") | toJson -}}
