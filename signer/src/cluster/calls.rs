@@ -37,7 +37,11 @@ pub fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
     let http = http.http1_max_buf_size(READ_AT_ONCE).build(tls);
     let token = TokenFile::of(&config.auth_info).map(TokenFile::open).transpose().map_err(kube::Error::Auth)?;
     let other = if token.is_some() { None } else { config.auth_layer()? };
-    let service = ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(token).option_layer(other);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(config.extra_headers_layer()?)
+        .option_layer(token)
+        .option_layer(other);
     Ok(kube::Client::new(service.map_err(BoxError::from).service(http), config.default_namespace))
 }
 

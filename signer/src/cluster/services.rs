@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     calls::{CallError, Calls, Status, stay_away},
     lines::{Line, Lines},
-    watch::{AT_ONCE, Event, ROLLED_BACK, encode, is_older},
+    watch::{AT_ONCE, Event, NOTHING, ROLLED_BACK, encode, is_older},
 };
 use crate::{
     chain::Chain,
@@ -174,14 +174,13 @@ impl ServiceWatch {
                 Some(end) => end,
                 None => self.stream(&mut from).await,
             };
-            match end {
-                // As in the other watch.
+            let end = match end {
                 End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
-                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
-                    attempt = attempt.saturating_add(1);
-                    self.metrics.watch_restarted("empty");
-                    sleep(wait).await;
+                    End::failed("error", NOTHING.to_owned())
                 }
+                end => end,
+            };
+            match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return cause,
                 End::Failed(Failure { cause, error, retry_after }) => {

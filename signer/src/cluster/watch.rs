@@ -320,18 +320,17 @@ impl Watch {
                 Some(end) => end,
                 None => self.stream(round, version, &mut from, is_anew, rest).await,
             };
+            let end = match end {
+                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
+                    End::Failed(WatchError::Broken(NOTHING.to_owned()))
+                }
+                end => end,
+            };
             is_anew = !matches!(end, End::Over);
             if is_anew {
                 self.tell(News::Deaf).await?;
             }
             match end {
-                // One that ends at once and brings nothing will do so again.
-                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
-                    let wait = self.pace.of(RETRY.wait(attempt, chance()));
-                    attempt = attempt.saturating_add(1);
-                    self.metrics.watch_restarted("empty");
-                    tokio::time::sleep(wait).await;
-                }
                 End::Over => attempt = 0,
                 End::Lost(cause) => return Ok(cause),
                 End::Stopped => return Err(WatchError::Stopped),
@@ -569,7 +568,9 @@ const PAGE: u32 = 500;
 /// A stream this short needs no bookmarks to show that it is alive: the API server ends it in time, or it is dead.
 const STREAM: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(35);
+/// A stream that ends so soon and brings nothing, as one through a proxy may, will do so again: it would be opened hundreds of times a second.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
+pub(super) const NOTHING: &str = "it ended at once and brought nothing";
 /// A watch that lost an event without a word would otherwise lose it for ever.
 const RELIST: Duration = Duration::from_mins(10);
 

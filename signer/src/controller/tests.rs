@@ -100,6 +100,49 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
     }
 }
 
+/// In flight, as the number of a signer says.
+fn launch(controller: &mut Controller, signer: usize) -> (Id, RequestUid) {
+    controller.hear(0, News::Seen(1, Version::V1, Box::new(object(request()))));
+    let uid = controller.queue.take(Duration::ZERO, Instant::now()).unwrap();
+    let id = tokio::spawn(async {}).id();
+    controller.flying.insert(id, (uid.clone(), signer));
+    (id, uid)
+}
+
+fn walked(ended: Ended) -> Walked {
+    Walked { ended, took: Duration::ZERO, overload: None }
+}
+
+/// Ours, whose reply was lost, and so was that of the look after it; or another's.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_answered_while_its_walk_failed_is_not_walked_again() {
+    let scene = walk::tests::scene().await;
+    for is_answered in [false, true] {
+        let mut controller = standby(&scene);
+        let (id, _) = launch(&mut controller, 0);
+        if is_answered {
+            let mut answered = request();
+            answered["status"] = json!({"conditions": [{"type": "Denied", "status": "True"}]});
+            controller.hear(0, News::Seen(1, Version::V1, Box::new(object(answered))));
+        }
+        controller.land(Ok((id, walked(Ended::Faulted))));
+        assert_eq!(controller.queue.len(), usize::from(!is_answered));
+    }
+}
+
+/// Its PodSigner was taken up anew: the same request is on its way once more.
+#[tokio::test(start_paused = true)]
+async fn a_walk_by_an_older_number_of_its_signer_says_nothing_of_the_next_one() {
+    let scene = walk::tests::scene().await;
+    for older in [false, true] {
+        let mut controller = standby(&scene);
+        let (id, _) = launch(&mut controller, usize::from(older));
+        controller.land(Ok((id, walked(Ended::Gone))));
+        assert_eq!(controller.queue.len(), usize::from(older));
+        assert!(controller.flying.is_empty());
+    }
+}
+
 /// What was answered while we heard nothing looks as if the first were silent; he is not passed by for that.
 #[tokio::test(start_paused = true)]
 async fn who_hears_nothing_calls_nobody_silent() {

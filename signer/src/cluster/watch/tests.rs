@@ -217,6 +217,22 @@ async fn nothing_is_watched_before_it_is_known_how_far_etcd_has_come() {
     assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
 }
 
+/// As of a proxy that answers for an API server that is not there.
+#[tokio::test(start_paused = true)]
+async fn streams_that_end_at_once_and_bring_nothing_are_opened_less_and_less_often() {
+    let (mut news, metrics, fake) = watch(|stream, _, _| match stream {
+        false => page("5", &[], ""),
+        true => Instead::Lines(Vec::new(), false),
+    })
+    .await;
+    expect(&mut news, &["listed 1"]).await;
+    tokio::spawn(async move { while news.recv().await.is_some() {} });
+    tokio::time::sleep(Pace::compressed(1000).of(Duration::from_mins(1))).await;
+    let opened = fake.count_of("watch=true");
+    assert!((3..=20).contains(&opened), "{opened} times in a minute");
+    assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"error\"}"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_malformed_object_is_skipped_and_counted_and_half_a_line_ends_a_stream() {
     let (mut news, metrics, _) = watch(|stream, number, _| match (stream, number) {
