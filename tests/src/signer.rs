@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call;
 use crate::kept::{Kept, Scratch};
-use crate::until::until;
+use crate::until::{LIMIT, until};
 use crate::{Stage, assets, tally};
 
 /// How many times faster the signer waits in a story.
@@ -252,7 +252,7 @@ impl Signer {
             (self.metric("podmint_signer_rejected_writes_total", &["invalid"]).await, self.stage.clone());
         self.stop.cancel();
         if let Some(task) = self.task.take() {
-            let ended = tokio::time::timeout(Duration::from_secs(5), task).await.expect("the signer stops within 5 s");
+            let ended = tokio::time::timeout(LIMIT, task).await.expect("the signer stops");
             ended.expect("the signer does not panic").expect("the signer stops without an error");
         }
         assert!(own.abs() < 0.5, "the signer counts {own} rejected writes");
