@@ -42,7 +42,7 @@ fn bind(port: u16) -> Option<TcpListener> {
 fn beside(given_away: &str) -> Range<u16> {
     let mut ends = given_away.split_whitespace().filter_map(|end| end.parse::<u16>().ok());
     let (low, high) = (ends.next().unwrap_or(32_768), ends.next().unwrap_or(60_999));
-    let [below, above] = [LOWEST..low.max(LOWEST), high..u16::MAX];
+    let [below, above] = [LOWEST..low.max(LOWEST), high.saturating_add(1)..u16::MAX];
     let larger = if below.len() < above.len() { above } else { below };
     if larger.len() < 16 * usize::from(BLOCK) { LOWEST..32_768 } else { larger }
 }
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(ports.len(), 200);
         for (given_away, beside_it) in [
             ("32768\t60999\n", 11_000..32_768),
-            ("15000 30000", 30_000..u16::MAX),
+            ("15000 30000", 30_001..u16::MAX),
             ("1024 65535", 11_000..32_768),
             ("", 11_000..32_768),
         ] {
