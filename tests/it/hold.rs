@@ -83,14 +83,14 @@ on_every_bed! {
     }
 }
 
-/// Held for this reason at once in the metrics, told on the pod after half a minute, and still held after a whole one. Returns the
+/// Held for this reason at once in the metrics, told on the pod after half a minute, and still held after three more. Returns the
 /// Event.
 async fn is_held(stage: &Stage, signer: &Signer, pod: &Pod, request: &Request, reason: &str) -> Value {
     let begun = Instant::now();
     signer.says("hold", reason).await;
     let event = until("an Event on the pod says why", async || stage.events_of(pod).await.into_iter().next()).await;
     assert_eq!(event["type"], "Warning", "{event}");
-    never("a held request was answered", MINUTE, async || {
+    never("a held request was answered", MINUTE * 3, async || {
         let object = stage.read(request).await.expect("the request is still there");
         Said::of(&object).map(|said| format!("{said:?}"))
     })
