@@ -39,12 +39,12 @@ async fn connect(acceptor: &Acceptor, authority: &Authority, trust: &str, path: 
 impl Open {
     async fn works(&mut self) -> bool {
         self.far.write_all(b"x").await.is_ok()
-            && tokio::time::timeout(Duration::from_secs(5), self.near.read_exact(&mut [0])).await.unwrap().is_ok()
+            && tokio::time::timeout(Duration::from_secs(30), self.near.read_exact(&mut [0])).await.unwrap().is_ok()
     }
 
     /// Why the server's end is over; waits for it.
     async fn over(&mut self) -> Ending {
-        let read = tokio::time::timeout(Duration::from_secs(10), self.near.read(&mut [0])).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(30), self.near.read(&mut [0])).await.unwrap();
         ending_of(&read.unwrap_err())
     }
 }
@@ -100,16 +100,14 @@ async fn a_connection_ends_with_its_peers_certificate() {
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let identity = pod.builder().poll_interval(NEVER).start().await.unwrap();
     let acceptor = identity.server(anyone()).acceptor().unwrap();
-    let client_pod = Pod::with(&authority.issue_valid("/ns/shop/sa/cart", -60, 2), &authority.trust());
+    let client_pod = Pod::with(&authority.issue_valid("/ns/shop/sa/cart", -60, 8), &authority.trust());
     let client = client_pod.start().await;
     let (near, far) = shake(&acceptor, &client.client(anyone()).connector().unwrap()).await;
     let (near, _far) = (near.unwrap(), far.unwrap());
     let soon = tokio::spawn(near.ending());
-    let started = Instant::now();
     let mut open = near;
-    let error = open.read(&mut [0]).await.unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(60), open.read(&mut [0])).await.unwrap().unwrap_err();
     assert_eq!(ending_of(&error), Ending::PeerExpires);
-    assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(soon.await.unwrap(), Ending::PeerExpires);
     open.shutdown().await.unwrap(); // a goodbye may be said
 }
@@ -133,14 +131,14 @@ async fn a_greatest_age_ends_a_connection_and_tells_before() {
     let authority = Authority::new(DOMAIN);
     let pod = Pod::with(&authority.issue("/ns/shop/sa/till"), &authority.trust());
     let identity = pod.builder().poll_interval(NEVER).start().await.unwrap();
-    let acceptor = identity.server(anyone()).max_connection_age(Duration::from_millis(500)).acceptor().unwrap();
-    let mut open = connect(&acceptor, &authority, &authority.trust(), "/ns/shop/sa/one").await;
+    let acceptor = identity.server(anyone()).max_connection_age(Duration::from_secs(6)).acceptor().unwrap();
     let started = Instant::now();
+    let mut open = connect(&acceptor, &authority, &authority.trust(), "/ns/shop/sa/one").await;
     assert_eq!(open.near.ending().await, Ending::MaxAge);
     let told = started.elapsed();
     assert!(open.works().await, "there is time to finish");
     assert_eq!(open.over().await, Ending::MaxAge);
-    assert!(told < started.elapsed() && told >= Duration::from_millis(350), "{told:?}");
+    assert!(told < started.elapsed() && told >= Duration::from_millis(4_500), "{told:?}");
 }
 
 /// Reader and writer on tasks of their own are both woken.
@@ -160,7 +158,7 @@ async fn both_halves_of_a_connection_are_woken() {
     assert!(!reading.is_finished() && !writing.is_finished());
     handle.replace(Authorizer::one_of([]));
     for half in [reading, writing] {
-        let error = tokio::time::timeout(Duration::from_secs(5), half).await.unwrap().unwrap().unwrap_err();
+        let error = tokio::time::timeout(Duration::from_secs(30), half).await.unwrap().unwrap().unwrap_err();
         assert_eq!(ending_of(&error), Ending::NotAllowed);
     }
 }

@@ -36,7 +36,7 @@ async fn a_rotation_is_seen_at_once_by_the_watch() {
     for generation in 2..12 {
         let before = serial(&identity);
         pod.write(&authority.issue(CART), &authority.trust());
-        let rotation = tokio::time::timeout(Duration::from_secs(5), rotations.next()).await.unwrap().unwrap();
+        let rotation = tokio::time::timeout(Duration::from_secs(30), rotations.next()).await.unwrap().unwrap();
         assert_eq!((rotation.generation, rotation.credential_changed, rotation.trust.len()), (generation, true, 0));
         assert_ne!(serial(&identity), before);
     }
@@ -325,12 +325,12 @@ async fn credential_and_trust_may_be_in_volumes_of_their_own() {
     until("the watch stands", || identity.health().watch == WatchMode::Inotify && identity.health().loads > 1).await;
     let mut rotations = identity.rotations();
     trust.volume.write(&[("trust.pem", format!("{}{}", authority.trust(), next_root.trust()))]);
-    let rotation = tokio::time::timeout(Duration::from_secs(5), rotations.next()).await.unwrap().unwrap();
+    let rotation = tokio::time::timeout(Duration::from_secs(30), rotations.next()).await.unwrap().unwrap();
     assert!(!rotation.credential_changed && rotation.trust[0].added.len() == 1);
     // A broken credential holds up no trust, and the other way round.
     credential.volume.write(&[("bundle.pem", "broken".into())]);
     trust.volume.write(&[("trust.pem", authority.trust())]);
-    let rotation = tokio::time::timeout(Duration::from_secs(5), rotations.next()).await.unwrap().unwrap();
+    let rotation = tokio::time::timeout(Duration::from_secs(30), rotations.next()).await.unwrap().unwrap();
     assert_eq!(rotation.trust[0].removed.len(), 1);
 }
 
@@ -478,5 +478,5 @@ async fn the_last_one_out_stops_the_task_and_a_config_keeps_it() {
     pod.write(&authority.issue(CART), &authority.trust());
     assert!(rotations.next().await.is_some(), "a config alone no longer follows the files");
     drop(config);
-    assert!(tokio::time::timeout(Duration::from_secs(5), rotations.next()).await.unwrap().is_none());
+    assert!(tokio::time::timeout(Duration::from_secs(30), rotations.next()).await.unwrap().is_none());
 }

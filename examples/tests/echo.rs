@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure is the test's failure")]
 
-use podmint::testkit::{Authority, Volume};
+use podmint::testkit::{Authority, Issued, Volume};
 use podmint::{Authorizer, PodIdentity, Source};
 use podmint_examples::echo::{self, Conversation};
 use podmint_examples::echo_counts::Counts;
@@ -23,7 +23,11 @@ fn id(path: &str) -> podmint::SpiffeId {
 }
 
 fn write(folder: &Path, authority: &Authority, path: &str) {
-    Volume::new(folder).write(&[("bundle.pem", authority.issue(path).bundle()), ("trust.pem", authority.trust())]);
+    put(folder, authority, &authority.issue(path));
+}
+
+fn put(folder: &Path, authority: &Authority, issued: &Issued) {
+    Volume::new(folder).write(&[("bundle.pem", issued.bundle()), ("trust.pem", authority.trust())]);
 }
 
 async fn identity(folder: &Path) -> PodIdentity {
@@ -63,10 +67,19 @@ impl Pair {
 }
 
 async fn pair(authority: &Authority, server_allows: Authorizer, client_allows: Authorizer) -> Pair {
+    pair_with(authority, |path| authority.issue(path), server_allows, client_allows).await
+}
+
+async fn pair_with(
+    authority: &Authority,
+    issue: impl Fn(&str) -> Issued,
+    server_allows: Authorizer,
+    client_allows: Authorizer,
+) -> Pair {
     let temporary = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let folders = [temporary[0].path().to_owned(), temporary[1].path().to_owned()];
-    write(&folders[0], authority, SERVER);
-    write(&folders[1], authority, CLIENT);
+    put(&folders[0], authority, &issue(SERVER));
+    put(&folders[1], authority, &issue(CLIENT));
     let (one, two) = (identity(&folders[0]).await, identity(&folders[1]).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -113,20 +126,23 @@ async fn the_conversation_goes_on_through_renewals() {
 #[tokio::test]
 async fn a_lasting_conversation_outlives_short_certificates() {
     let authority = Authority::new(DOMAIN);
-    let mut pair = pair(&authority, Authorizer::id(id(CLIENT)), Authorizer::id(id(SERVER))).await;
+    let short = |path: &str| authority.issue_valid(path, -1, 12);
+    let mut pair = pair_with(&authority, short, Authorizer::id(id(CLIENT)), Authorizer::id(id(SERVER))).await;
     for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
         for (folder, path) in pair.folders.iter().zip([SERVER, CLIENT]) {
-            Volume::new(folder).write(&[
-                ("bundle.pem", authority.issue_valid(path, -1, 4).bundle()),
-                ("trust.pem", authority.trust()),
-            ]);
+            put(folder, &authority, &short(path));
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
     pair.stop().await;
     let (server, client) = (pair.server.totals(), pair.client.totals());
     assert_eq!((client.failed_handshakes, client.dropped), (0, 0), "{:?}", client.failures);
     assert_eq!((server.failed_handshakes, server.dropped), (0, 0), "{:?}", server.failures);
+    // Every other line makes a connection; what is above that are those that last.
+    assert!(
+        client.handshakes.saturating_sub(client.messages.div_ceil(2)) >= 2,
+        "no lasting connection ended: {client:?}"
+    );
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use serde_json::{Value, json};
 
 use crate::hand::{path, secret, state};
-use crate::rotate::{Witness, issuing, paced, pems, reaches};
+use crate::rotate::{Witness, is_in, issuing, paced, pems, reaches};
 
 on_every_bed! {
     /// The writer renews the issuing CA, and then brings another root: two replicas, certificates all the while.
@@ -50,7 +50,8 @@ on_every_bed! {
         told(&signer).await;
         assert!(secret(&stage, "podmint-ca-root").await.is_none() && signer.readiness().await.is_err());
         let writer = Writer::new();
-        place.bring(&stage, &writer.issuing()).await;
+        let whole = writer.issuing();
+        place.bring(&stage, &whole).await;
         if bed.server().is_some() {
             // It is there, and no rule allows to read it.
             never("a CA comes of nothing", MINUTE, async || secret(&stage, "podmint-ca").await.map(|_| "it is there".to_owned())).await;
@@ -67,6 +68,7 @@ on_every_bed! {
         let [certificate, _, root] = stranger.issuing();
         let words = ["x", "y", "z"].map(str::to_owned);
         for spoilt in [Some(words), Some([certificate, key, root]), None] {
+            in_order(&signer).await;
             match spoilt {
                 Some(parts) => place.bring(&stage, &parts).await,
                 None => drop(call::delete(&stage.admin, &path(&stage, SECRET)).await.unwrap()),
@@ -77,9 +79,10 @@ on_every_bed! {
             let again = stage.issued(&stage.request_for(&pod).make().await).await;
             assert_eq!((issuing(&again), stage.published_roots().await), (issuing(&good), roots.clone()));
             late.stop().await;
+            place.bring(&stage, &whole).await;
         }
+        in_order(&signer).await;
         place.bring(&stage, &writer.issuing()).await;
-        until("it is in order again", async || (troubles(&signer).await < 0.5).then_some(())).await;
         until("the newest one signs", async || {
             let status = stage.issued(&stage.request_for(&pod).make().await).await;
             (issuing(&status) != issuing(&good)).then_some(())
@@ -101,13 +104,16 @@ on_every_bed! {
         reaches(&stage, "distribute").await;
         signer.stop().await;
         let signer = place.signer(&stage).start().await.ready().await;
-        let status = stage.issued(&stage.request_for(&pod).make().await).await;
-        assert!(is_under(&status, &old), "the new root signs when it was published for long enough");
+        // On a busy machine that may be over meanwhile.
+        let early = async |why: &str| {
+            let status = stage.issued(&stage.request_for(&pod).make().await).await;
+            assert!(is_under(&status, &old) || !is_in(&stage, "distribute").await, "{why}");
+        };
+        early("the new root signs when it was published for long enough").await;
         assert_eq!(pems(&stage.published_roots().await).len(), 2);
         call::delete(&stage.admin, &path(&stage, "podmint-ca")).await.unwrap();
         until("it is made again", async || state(&stage).await).await;
-        let status = stage.issued(&stage.request_for(&pod).make().await).await;
-        assert!(is_under(&status, &old), "from our own copy");
+        early("from our own copy").await;
         reaches(&stage, "drain").await;
         until("the new root signs", async || {
             let status = stage.issued(&stage.request_for(&pod).make().await).await;
@@ -257,6 +263,10 @@ pub(crate) async fn allow(stage: &Stage) {
 
 pub(crate) async fn troubles(signer: &Signer) -> f64 {
     signer.metric("podmint_signer_ca_trouble", &["trouble=\"brought_ca_broken\""]).await
+}
+
+async fn in_order(signer: &Signer) {
+    until("it is in order", async || (troubles(signer).await < 0.5).then_some(())).await;
 }
 
 async fn told(signer: &Signer) {

@@ -105,7 +105,8 @@ async fn a_rotation_is_asked_for_paused_and_ended(bed: &Bed) {
 }
 
 async fn nothing_is_signed_under_a_stolen_key(bed: &Bed) {
-    let scene = Scene::open(bed, "stolen").await;
+    // Nothing is signed for as long as the next root is published: long enough to be seen on a busy machine.
+    let scene = Scene::open_at(PACE / 3, bed, "stolen").await;
     let pod = scene.stage.any_pod().await;
     scene.issue(&pod).await;
     let old = scene.stage.published_roots().await;
@@ -267,6 +268,10 @@ struct Scene {
 
 impl Scene {
     async fn open(bed: &Bed, story: &str) -> Self {
+        Self::open_at(PACE, bed, story).await
+    }
+
+    async fn open_at(pace: u32, bed: &Bed, story: &str) -> Self {
         let stage = Stage::open(bed, story).await;
         let mut object = stage.a_signer().object();
         object["metadata"]["name"] = json!(stage.namespace);
@@ -274,7 +279,7 @@ impl Scene {
         let path = format!("{PODSIGNERS}/{}", stage.namespace);
         let scratch = Scratch::new();
         let kubeconfig = scratch.write("kubeconfig", &administrator(&stage).await);
-        let signer = started(&stage).await.ready().await;
+        let signer = started(&stage, pace).await.ready().await;
         let scene = Self { stage, signer, object, path, kubeconfig, scratch };
         until("it issues", async || (scene.status().await["state"] == "Issuing").then_some(())).await;
         scene
@@ -289,7 +294,7 @@ impl Scene {
                 .await
                 .unwrap();
         }
-        let signer = started(&stage).await;
+        let signer = started(&stage, PACE).await;
         Self { stage, signer, object, path, kubeconfig, scratch }
     }
 
@@ -359,8 +364,8 @@ impl Scene {
     }
 }
 
-async fn started(stage: &Stage) -> Signer {
-    stage.a_signer().from_objects().at(Pace::compressed(PACE)).start().await
+async fn started(stage: &Stage, pace: u32) -> Signer {
+    stage.a_signer().from_objects().at(Pace::compressed(pace)).start().await
 }
 
 /// On a real server, an account with the shipped roles and nothing else; devcluster knows no RBAC.

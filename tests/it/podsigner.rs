@@ -75,6 +75,8 @@ async fn signers_come_change_and_go_without_a_restart(bed: &Bed) {
     stage.issued(&held).await;
 
     change(&stage, &object, json!({"allow": []})).await;
+    // PodSigners and requests come by watches of their own.
+    says(&stage, &object, "Issuing").await;
     let not_admitted = stage.request_for(&pod).make().await;
     signer.says("hold", "not_admitted").await;
     change(&stage, &object, json!({"allow": document(&stage)["spec"]["allow"]})).await;

@@ -76,7 +76,8 @@ const FAULTS: [(Fault, &str); 8] = [
 
 async fn spoilt(bed: Bed, fault: Fault, phase: &str) {
     let stage = Stage::open(&bed, &format!("spoilt-{}-{phase}", format!("{fault:?}").to_lowercase())).await;
-    let signer = paced(&stage).start().await.ready().await;
+    // Drain is to last until all has been looked at, on a busy machine, too.
+    let signer = paced(&stage).with("lifetime", json!({"max": "3h"})).start().await.ready().await;
     let pod = stage.any_pod().await;
     let roots = stage.published_roots().await;
     let copy = secret(&stage, "podmint-ca").await.unwrap();
@@ -243,7 +244,7 @@ impl<'s> Witness<'s> {
     }
 }
 
-async fn is_in(stage: &Stage, phase: &str) -> bool {
+pub(crate) async fn is_in(stage: &Stage, phase: &str) -> bool {
     state(stage).await.is_some_and(|state| state["rotation"]["phase"].as_str().unwrap_or("stable") == phase)
 }
 

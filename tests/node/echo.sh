@@ -12,9 +12,9 @@ echo_up() {
   local side
   kube apply -f "$1" >/dev/null
   for side in server client; do
-    kube -n echo rollout status "deployment/echo-$side" --timeout 90s >/dev/null || fail "echo-$side did not start"
+    kube -n echo rollout status "deployment/echo-$side" --timeout 180s >/dev/null || fail "echo-$side did not start"
   done
-  until_true 30 "the client does not talk to the server" echo_has_talked
+  until_true 120 "the client does not talk to the server" echo_has_talked
   echo_is_talking
 }
 echo_has_talked() { [ "$(echo_count client 'talking to spiffe://')" -ge 1 ]; }
@@ -36,11 +36,11 @@ echo_never_failed() {
 
 # Each side has seen the certificate that is now in the other's volume.
 echo_uses_new_certificates() {
-  until_true 30 "the client did not meet the server's new certificate" echo_met client server
-  until_true 30 "the server did not meet the client's new certificate" echo_met server client
+  until_true 120 "the client did not meet the server's new certificate" echo_met client server
+  until_true 120 "the server did not meet the client's new certificate" echo_met server client
 }
 echo_met() {
   local serial
   serial=$(serial_of echo "$(echo_pod "$2")" | sed 's/serial=//')
-  grep -qi "talking to.*$serial" <<<"$(echo_log "$1" | tr -d ':')"
+  [ -n "$serial" ] && grep -qi "talking to.*$serial" <<<"$(echo_log "$1" | tr -d ':')"
 }

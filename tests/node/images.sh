@@ -29,7 +29,7 @@ archive() {
 
 import_images() {
   local archive
-  until_true 30 "containerd did not answer: $(tail -2 "$dir/log/containerd" 2>/dev/null)" inside ctr version
+  until_true 90 "containerd did not answer: $(tail -2 "$dir/log/containerd" 2>/dev/null)" inside ctr version
   for archive in "$dir"/images/*.tar; do
     inside ctr -n k8s.io images import "$archive" >>"$dir/log/images" 2>&1 || fail "containerd refused $archive: $(tail -2 "$dir/log/images")"
   done

@@ -3,7 +3,7 @@
 cluster_ready() {
   until_true 150 "the API server did not become ready: $(tail -2 "$dir/log/kube-apiserver" 2>/dev/null)" kube get --raw /readyz
   until_true 90 "the node did not become Ready: $(tail -2 "$dir/log/kubelet" 2>/dev/null)" node_ready
-  until_true 30 "the default ServiceAccount did not appear" kube get serviceaccount default
+  until_true 90 "the default ServiceAccount did not appear" kube get serviceaccount default
 }
 
 node_ready() { [ "$(kube get node "$node" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]; }

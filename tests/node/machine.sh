@@ -54,7 +54,7 @@ machine_up() {
   echo $! >"$dir/machine.pid"
   # The shell need not report how it ends: the machine is always killed.
   disown
-  until_true 20 "the machine did not come up: $(tail -3 "$dir/log/init" 2>/dev/null)" test -e "$dir/booted"
+  until_true 90 "the machine did not come up: $(tail -3 "$dir/log/init" 2>/dev/null)" test -e "$dir/booted"
   # Seen from outside, process 1 is the child of unshare.
   cat "/proc/$(cat "$dir/machine.pid")/task/$(cat "$dir/machine.pid")/children" >"$dir/init.pid"
 }
@@ -76,7 +76,11 @@ power_off() {
     sleep 0.1
   done
   for at in $(hierarchies); do
-    [ ! -d "$at/$group" ] || find "$at/$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    # One is busy for a moment after its last process.
+    for _ in $(seq 100); do
+      [ -d "$at/$group" ] || break
+      find "$at/$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.2
+    done
   done
   rm -f "$dir/init.pid" "$dir/machine.pid"
 }
@@ -103,7 +107,11 @@ machine_down() {
     for _ in 1 2 3; do rm -rf --one-file-system "$dir" && break || sleep 0.3; done 2>/dev/null
   fi
   exec 8<&-
-  left=$(leftovers)
+  for _ in $(seq 60); do
+    left=$(leftovers)
+    [ -n "$left" ] || break
+    sleep 0.2
+  done
   rm -f "${dir%/*}/.${dir##*/}.before"
   [ -z "$left" ] || {
     printf 'tests/node: left behind:\n%s\n' "$left" >&2
@@ -124,15 +132,15 @@ leftovers() {
   [ ! -e "$before" ] || host_facts | diff "$before" - | sed -n 's/^> /on the host: /p; s/^< /gone from the host: /p'
 }
 
-# What a node would change on its host if it were not shut in: the places it writes to, links, named namespaces, packet filter,
-# kernel settings.
+# What a node would change on its host if it were not shut in: the places it writes to, its links, named namespaces, packet filter,
+# kernel settings. Links of others come and go.
 host_facts() {
   local at
   for at in /var/lib/{kubelet,containerd,cni,etcd,containers} /var/log/{pods,containers} /run/{containerd,kubernetes,netns,flannel,xtables.lock} \
     /etc/{cni,kubernetes} /usr/libexec/kubernetes /opt/cni; do
     if [ -e "$at" ]; then find "$at" -maxdepth 1 | sort; fi
   done
-  ip -o link show | sed 's/^[0-9]*: \([^:@]*\).*/link \1/' | sort
+  ip -o link show | sed -n 's/^[0-9]*: \(node0\|wire0\)[:@].*/link \1/p' | sort
   { nft list tables; } 2>/dev/null | sort
   for at in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
     echo "$at=$(cat "/proc/sys/$at")"

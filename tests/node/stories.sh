@@ -87,10 +87,14 @@ fact() { say "         $*"; }
 
 # --- Making things.
 
-namespace() { kube create namespace "$1" >/dev/null; }
+namespace() {
+  kube create namespace "$1" >/dev/null
+  # Pods are refused until then.
+  until_true 90 "namespace $1 has no ServiceAccount" kube -n "$1" get serviceaccount default
+}
 
 # Ends a namespace and waits until it is gone, so that its pods burden no later story.
-gone() { kube delete namespace "$@" --timeout 60s >/dev/null || fail "namespace $* did not go"; }
+gone() { kube delete namespace "$@" --timeout 240s >/dev/null || fail "namespace $* did not go"; }
 
 # pod NAME [KEY=VALUE …]   prints a pod that sleeps with an identity in /identity.
 #   key: key type; life: seconds; user: a uid or none; group: fsGroup or none; account: ServiceAccount; labels; extra: lines of its spec
@@ -136,7 +140,7 @@ apply() { kube -n "$1" apply -f - >/dev/null || fail "the API server refused an 
 # --- Waiting for things.
 
 phase_is() { [ "$(kube -n "$1" get pod "$2" -o jsonpath='{.status.phase}')" = "$3" ]; }
-running() { until_true "${3:-40}" "pod $1/$2 is not Running" phase_is "$1" "$2" Running; }
+running() { until_true "${3:-120}" "pod $1/$2 is not Running" phase_is "$1" "$2" Running; }
 event_says() { grep -qE "$3" <<<"$(kube -n "$1" get events --field-selector "involvedObject.name=$2" -o jsonpath='{range .items[*]}{.message}{"\n"}{end}')"; }
 
 # Waits seconds that a thing must not happen in, and fails when it does.
@@ -156,7 +160,18 @@ volume_of() { # NAMESPACE POD [VOLUME]
 }
 file_of() { inside cat "$(volume_of "$1" "$2")/$3" 2>/dev/null; } # NAMESPACE POD FILE
 serial_of() { file_of "$1" "$2" bundle.pem | openssl x509 -noout -serial; }
-has_no_files() { [ -z "$(inside find "$(volume_of "$1" "$2")" -type f 2>/dev/null)" ]; }
+# all_new NUMBER BEFORE   a filter: so many serials, and none of those before. A certificate that cannot be read has none.
+all_new() {
+  local now
+  now=$(cat)
+  [ -n "$2" ] && [ "$(grep -c '^serial=.' <<<"$now")" = "$1" ] && ! grep -qxF "$2" <<<"$now"
+}
+# The kubelet has begun with the pod, and has written nothing; the volume itself need not be there.
+has_no_files() {
+  local at
+  at=$(volume_of "$1" "$2")
+  inside test -d "${at%/*/*}" && [ -z "$(inside find "$at" -type f 2>/dev/null)" ]
+}
 
 # The pod has a key, a certificate for it with exactly this SPIFFE ID, and roots that verify it.
 has_identity() { # NAMESPACE POD SERVICE_ACCOUNT
@@ -202,23 +217,28 @@ restart() { # SERVICE
   local pid
   pid=$(cat "$dir/pid/$1")
   inside kill -TERM "$pid"
-  until_true 30 "$1 did not come back" another_pid "$1" "$pid"
+  until_true 90 "$1 did not come back" another_pid "$1" "$pid"
 }
 another_pid() { [ -s "$dir/pid/$1" ] && [ "$(cat "$dir/pid/$1")" != "$2" ]; }
 
 signer_down() {
   kube -n podmint-system scale deployment/podmint-signer --replicas 0 >/dev/null
-  until_true 30 "the signer's pods did not end" no_signer
+  until_true 90 "the signer's pods did not end" no_signer
 }
 signer_up() {
   kube -n podmint-system scale deployment/podmint-signer --replicas 2 >/dev/null
-  kube -n podmint-system rollout status deployment/podmint-signer --timeout 60s >/dev/null || fail "the signer did not become ready"
+  kube -n podmint-system rollout status deployment/podmint-signer --timeout 180s >/dev/null || fail "the signer did not become ready"
 }
 no_signer() { [ -z "$(kube -n podmint-system get pods -l app.kubernetes.io/name=podmint -o name)" ]; }
 
 # policy FILE   puts other values in force.
 policy() {
   helm_upgrade --values "$1"
+  until_true 60 "the signer does not follow its PodSigner" is_observed
+}
+is_observed() {
+  local said
+  said=$(kube get podsigner workload -o 'jsonpath={.metadata.generation}={.status.observedGeneration}') && [ "${said%=*}" = "${said#*=}" ]
 }
 
 # every_replica METRIC VALUE   whether all replicas show it.

@@ -43,6 +43,7 @@ pub fn rights_of_administrators() -> Vec<Right> {
 /// Gives an account of `namespace` the shipped roles of a CA's administrator, all but `missing`.
 pub async fn administer(bed: &Bed, namespace: &str, account: &str, missing: Option<&Right>) {
     let admin = bed.client(&Who::Admin).await;
+    let mut applied = Vec::new();
     for role in roles_of_administrators() {
         let role = in_namespace(without(role, missing), namespace);
         apply(&admin, &role).await;
@@ -54,7 +55,9 @@ pub async fn administer(bed: &Bed, namespace: &str, account: &str, missing: Opti
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
         });
         apply(&admin, &binding).await;
+        applied.extend([role, binding]);
     }
+    in_force(bed, &applied).await;
 }
 
 fn roles_of_administrators() -> Vec<Value> {
@@ -82,10 +85,51 @@ fn rights_of(manifest: Vec<Value>) -> Vec<Right> {
 /// Gives the service account [`ACCOUNT`] of `namespace` what the shipped manifest gives, all but `missing`. Cluster-wide objects
 /// are named after the namespace, so that every story has its own.
 pub async fn grant(bed: &Bed, namespace: &str, missing: Option<&Right>) {
+    let objects = manifest("rbac.yaml").into_iter().map(|object| in_namespace(without(object, missing), namespace));
+    rbac(bed, &objects.collect::<Vec<_>>()).await;
+}
+
+/// Applies roles and their bindings, and waits until they count.
+pub async fn rbac(bed: &Bed, objects: &[Value]) {
     let admin = bed.client(&Who::Admin).await;
-    for object in manifest("rbac.yaml") {
-        let object = in_namespace(without(object, missing), namespace);
-        apply(&admin, &object).await;
+    for object in objects {
+        apply(&admin, object).await;
+    }
+    in_force(bed, objects).await;
+}
+
+/// An API server learns of each of these a moment after it has stored it. devcluster knows no RBAC.
+async fn in_force(bed: &Bed, objects: &[Value]) {
+    if bed.server().is_none() {
+        return;
+    }
+    let admin = bed.client(&Who::Admin).await;
+    for binding in objects.iter().filter(|object| object["subjects"].is_array()) {
+        let is_bound = |object: &&Value| {
+            object["kind"] == binding["roleRef"]["kind"] && object["metadata"]["name"] == binding["roleRef"]["name"]
+        };
+        let role = objects.iter().find(is_bound).expect("a role comes with its binding");
+        let subject = &binding["subjects"][0];
+        let user = Who::service_account(&word(&subject["namespace"]), &word(&subject["name"])).user_name();
+        // One right of each rule: some of them everybody has.
+        for rule in list(&role["rules"]) {
+            let resource = word(&rule["resources"][0]);
+            let (resource, part) = resource.split_once('/').unwrap_or((&resource, ""));
+            let right = json!({
+                "namespace": binding["metadata"]["namespace"], "group": rule["apiGroups"][0], "verb": rule["verbs"][0],
+                "resource": resource, "subresource": part, "name": rule["resourceNames"][0],
+            });
+            let review = json!({
+                "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+                "spec": {"user": user, "resourceAttributes": right},
+            });
+            until(format!("{user} may do {right}"), async || {
+                let said =
+                    call::post(&admin, "/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.ok()?;
+                (said["status"]["allowed"] == true).then_some(())
+            })
+            .await;
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod install;
 pub mod kept;
 pub mod keys;
 pub mod leaf;
+pub mod ports;
 pub mod proxy;
 pub mod server;
 pub mod signer;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::call;
 use crate::kept::{Kept, Scratch};
 use crate::until::until;
-use crate::{Who, assets};
+use crate::{Who, assets, ports};
 
 /// How a server is started.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ impl Kubernetes {
         let token = random_word();
         scratch.write("tokens.csv", &format!("{token},{},admin-uid,\"system:masters\"\n", Who::Admin.user_name()));
         scratch.write("audit-policy.yaml", AUDIT_POLICY);
-        let [etcd_port, peer_port, port] = free_ports();
+        let [etcd_port, peer_port, port] = [(); 3].map(|()| ports::free());
         let etcd_ports = [etcd_port, peer_port];
         let etcd = start_etcd(&scratch, settings.version, etcd_ports);
         let server = Self {
@@ -346,12 +346,6 @@ fn start_etcd(scratch: &Scratch, version: &str, [port, peer_port]: [u16; 2]) -> 
         "--log-level=warn".to_owned(),
     ];
     Kept::start(&assets::kubernetes(version).join("etcd"), &arguments, &scratch.join("etcd.log"))
-}
-
-/// Three at once, so that they differ.
-fn free_ports() -> [u16; 3] {
-    let held = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("a bound socket has an address").port())
 }
 
 /// The server's certificate and the key of service account tokens. Returns the authority clients are to trust.

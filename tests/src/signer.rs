@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call;
 use crate::kept::{Kept, Scratch};
-use crate::until::until;
-use crate::{Stage, assets, tally};
+use crate::until::{LIMIT, until};
+use crate::{Stage, assets, ports, tally};
 
 /// How many times faster the signer waits in a story.
 pub const COMPRESSED: u32 = 60;
@@ -158,7 +158,7 @@ impl SignerPlan<'_> {
 
     /// The command line of the shipped binary, whose files are in `folder`, and the port it will listen on.
     pub fn arguments(&self, folder: &Scratch, kubeconfig: &str, audit: &Path) -> (Vec<String>, u16) {
-        let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port();
+        let port = ports::free();
         let guard = match self.guard {
             Guard::Required => "required",
             Guard::Off => "off",
@@ -252,7 +252,7 @@ impl Signer {
             (self.metric("podmint_signer_rejected_writes_total", &["invalid"]).await, self.stage.clone());
         self.stop.cancel();
         if let Some(task) = self.task.take() {
-            let ended = tokio::time::timeout(Duration::from_secs(5), task).await.expect("the signer stops within 5 s");
+            let ended = tokio::time::timeout(LIMIT, task).await.expect("the signer stops");
             ended.expect("the signer does not panic").expect("the signer stops without an error");
         }
         assert!(own.abs() < 0.5, "the signer counts {own} rejected writes");

@@ -104,9 +104,10 @@ impl Stage {
     /// The same with the signer where the manifests put it, with the rights they give, not a word changed.
     pub async fn as_shipped(bed: &Bed, story: &str) -> Self {
         let stage = Self::open(bed, story).await;
-        for object in [install::manifest("namespace.yaml"), install::manifest("rbac.yaml")].concat() {
+        for object in install::manifest("namespace.yaml") {
             install::apply(&stage.admin, &object).await;
         }
+        install::rbac(bed, &install::manifest("rbac.yaml")).await;
         let namespace = install::SHIPPED_NAMESPACE.to_owned();
         Self {
             signer_account: Who::service_account(&namespace, install::ACCOUNT),

@@ -299,7 +299,7 @@ async fn a_denied_refresh_is_final_until_the_agent_restarts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_vanishes_is_made_again_but_not_at_once() {
-    let short = Duration::from_millis(1500)..Duration::from_millis(1501);
+    let short = Duration::from_millis(6000)..Duration::from_millis(6001);
     let rig = Rig::new(Versions::V1_37, |options| NodeOptions {
         pace: Pace {
             abandon_after: short,

@@ -10,7 +10,7 @@ before=$(echo_serials && for n in 1 2 3; do serial_of story-restart "p$n"; done)
 
 begun=$(now_ms)
 restart kubelet
-rekeyed() { [ -z "$({ echo_serials && for n in 1 2 3; do serial_of story-restart "p$n"; done; } | grep -xF "$before")" ]; }
+rekeyed() { { echo_serials && for n in 1 2 3; do serial_of story-restart "p$n"; done; } | all_new 5 "$before"; }
 until_true 180 "not every pod got another certificate" rekeyed
 fact "kubelet restart to five pods re-keyed: $(($(now_ms) - begun)) ms"
 for n in 1 2 3; do has_identity story-restart "p$n" default; done

@@ -26,7 +26,7 @@ running_before=$(containers)
 end=$(file_of echo "$(echo_pod server)" bundle.pem | openssl x509 -noout -enddate)
 
 # Twenty minutes is the most that Kubernetes promises; some more for a machine that is busy.
-renewed() { [ -z "$(echo_serials | grep -xF "$before")" ]; }
+renewed() { echo_serials | all_new 2 "$before"; }
 until_true 1500 "the kubelet did not renew both certificates" renewed
 fact "first certificate to both renewed by the kubelet: $((($(now_ms) - begun) / 1000)) s"
 echo_uses_new_certificates

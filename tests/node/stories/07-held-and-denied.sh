@@ -18,12 +18,12 @@ has_identity story-held typo default
 
 # An annotation that the product does not know is a mistake in the pod, and final.
 pod wrong | sed 's#credentialBundlePath: bundle.pem#&, userAnnotations: {podmint.dev/no-such-word: x}#' | apply story-held
-until_true 60 "the request was not answered" is_answered story-held wrong
+until_true 120 "the request was not answered" is_answered story-held wrong
 [ "$(requests_of story-held wrong '{.status.conditions[*].type}')" = Denied ] || fail "not denied"
 fact "the condition: $(requests_of story-held wrong '{.status.conditions[0].reason}: {.status.conditions[0].message}')"
 stays 3 "a denied pod runs" phase_is story-held wrong Pending
 has_no_files story-held wrong || fail "files for a denied pod"
-kube -n story-held delete pod wrong --timeout 30s >/dev/null
+kube -n story-held delete pod wrong --timeout 120s >/dev/null
 pod wrong | apply story-held
 running story-held wrong
 has_identity story-held wrong default

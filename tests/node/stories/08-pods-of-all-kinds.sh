@@ -8,7 +8,7 @@ jq -c '{apiVersion: "batch/v1", kind: "CronJob", metadata: {name: "timed"}, spec
 for key in RSA3072 RSA4096 ECDSAP256 ECDSAP384 ECDSAP521 ED25519; do pod "$(tr '[:upper:]' '[:lower:]' <<<"$key")" key=$key | apply story-kinds; done
 for key in RSA3072 RSA4096 ECDSAP256 ECDSAP384 ECDSAP521 ED25519; do
   name=$(tr '[:upper:]' '[:lower:]' <<<"$key")
-  running story-kinds "$name" 90
+  running story-kinds "$name" 150
   has_identity story-kinds "$name" default
   said=$(file_of story-kinds "$name" bundle.pem | openssl x509 -noout -text | grep -E 'Public-Key|NIST CURVE|ED25519 Public' | tr -s ' \n' ' ')
   case $key:$said in
@@ -39,12 +39,12 @@ fact "two users, one fsGroup: bundle.pem has $modes"
   pod set | kube create --dry-run=client -f - -o json | jq '{metadata: {labels: .metadata.labels}, spec}'
   echo '}}'
 } | apply story-kinds
-until_true 40 "pod set-0 was not made" kube -n story-kinds get pod set-0
+until_true 120 "pod set-0 was not made" kube -n story-kinds get pod set-0
 running story-kinds set-0
 first=$(serial_of story-kinds set-0) uid=$(kube -n story-kinds get pod set-0 -o jsonpath='{.metadata.uid}')
-kube -n story-kinds delete pod set-0 --timeout 30s >/dev/null
+kube -n story-kinds delete pod set-0 --timeout 120s >/dev/null
 reborn() { now=$(kube -n story-kinds get pod set-0 -o jsonpath='{.metadata.uid}') && [ -n "$now" ] && [ "$now" != "$uid" ]; }
-until_true 30 "pod set-0 was not made again" reborn
+until_true 120 "pod set-0 was not made again" reborn
 running story-kinds set-0
 has_identity story-kinds set-0 default
 [ "$(serial_of story-kinds set-0)" != "$first" ] || fail "the recreated pod has its predecessor's certificate"
@@ -61,11 +61,11 @@ has_identity story-kinds account2 again
 
 # A Job's pod ends; nothing is asked for it again.
 jq -c '. + {apiVersion: "batch/v1", kind: "Job", metadata: {name: "once"}}' <<<"$job" | apply story-kinds
-kube -n story-kinds wait --for=condition=complete job/once --timeout 60s >/dev/null || fail "the Job did not complete"
+kube -n story-kinds wait --for=condition=complete job/once --timeout 180s >/dev/null || fail "the Job did not complete"
 [ "$(requests_of story-kinds "$(kube -n story-kinds get pods -l job-name=once -o 'jsonpath={.items[0].metadata.name}')" '{.metadata.name}' | wc -l)" = 1 ] ||
   fail "not one request for a Job's pod"
 
 # The CronJob's minute has come meanwhile.
 completed() { kube -n story-kinds get jobs -o json | jq -e '[.items[] | select(.metadata.ownerReferences[0].name == "timed" and .status.succeeded == 1)] | length > 0' >/dev/null; }
-until_true 90 "the CronJob's pod did not complete" completed
+until_true 150 "the CronJob's pod did not complete" completed
 gone story-kinds

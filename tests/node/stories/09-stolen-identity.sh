@@ -10,6 +10,7 @@ metadata: {name: node-2}
 EOF
 kube create clusterrole story-theft --verb=create --resource=podcertificaterequests >/dev/null
 kube -n story-theft create rolebinding story-theft --clusterrole story-theft --user system:serviceaccount:story-theft:admin >/dev/null
+until_true 60 "a namespace's administrator may not make requests" kube --as system:serviceaccount:story-theft:admin -n story-theft auth can-i create podcertificaterequests
 
 json() { kube -n story-theft get "$@" -o json; }
 openssl ecparam -name prime256v1 -genkey -noout -out "$dir/tmp/thief.key"
@@ -40,12 +41,12 @@ refused "the cluster's administrator" "podmint-requests|kubelet" kube create -f 
 # Answering is the signer's alone, also for an administrator. While it is down there is a request to try it on.
 signer_down
 pod waiting | apply story-theft
-until_true 30 "the kubelet made no request" asked story-theft waiting
+until_true 60 "the kubelet made no request" asked story-theft waiting
 name=$(requests_of story-theft waiting '{.metadata.name}' | sed -n 1p)
 denial='{"status": {"conditions": [{"type": "Denied", "status": "True", "reason": "Theft", "message": "x", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}'
 refused "an administrator who denies a request" "podmint-answers|signer" kube -n story-theft patch podcertificaterequest "$name" --subresource status --type merge -p "$denial"
 signer_up
-running story-theft waiting 90
+running story-theft waiting 150
 has_identity story-theft waiting default
 has_identity story-theft victim default
 kube delete clusterrole story-theft >/dev/null

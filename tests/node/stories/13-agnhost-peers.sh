@@ -31,19 +31,19 @@ done
 # Upstream's client: it goes by the Service name, and its server by the SPIFFE ID.
 fetch() { runs $agnhost /agnhost mtlsclient --fetch-url="https://$1.story-peers.svc.cluster.local:8443/spiffe-echo" --server-trust-bundle=/identity/trust.pem --client-cred-bundle=/identity/bundle.pem; }
 named fetches account=caller | fetch upstream | apply story-peers
-until_true 60 "upstream's client is not known by upstream's server" says fetches "Client Identity: $identity/caller"
+until_true 120 "upstream's client is not known by upstream's server" says fetches "Client Identity: $identity/caller"
 address=$(kube -n story-peers get pod upstream -o jsonpath='{.status.podIP}')
 said=$(inside curl -sk "https://$address:8443/spiffe-echo")
 [ "$said" = "SPIFFE client certificate authentication required" ] || fail "a caller without a certificate was told: $said"
 
 # Theirs to ours, ours to theirs. One speaks HTTP and the other lines: they verify one another, and then do not understand what they hear.
 named visits account=caller | fetch ours | apply story-peers
-until_true 60 "our server does not meet upstream's client" says ours "talking to $identity/caller"
+until_true 120 "our server does not meet upstream's client" says ours "talking to $identity/caller"
 named talks account=caller | runs "$examples" /echo-client --credentials=/identity/bundle.pem --trust=/identity/trust.pem --trust-domain=$trust_domain \
   --connect=upstream.story-peers.svc.cluster.local:8443 --server-id="$identity/default" | apply story-peers
-until_true 60 "our client does not take upstream's server for what it is" says talks "the echo differs"
+until_true 120 "our client does not take upstream's server for what it is" says talks "the echo differs"
 named other account=caller | runs "$examples" /echo-client --credentials=/identity/bundle.pem --trust=/identity/trust.pem --trust-domain=$trust_domain \
   --connect=upstream.story-peers.svc.cluster.local:8443 --server-id="$identity/another" | apply story-peers
-until_true 60 "our client takes upstream's server for another" says other "$identity/default.*not allowed"
+until_true 120 "our client takes upstream's server for another" says other "$identity/default.*not allowed"
 ! says other "the echo differs" || fail "our client talks to a server that it does not expect"
 gone story-peers

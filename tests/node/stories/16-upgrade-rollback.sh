@@ -28,20 +28,21 @@ inside ctr -n k8s.io images tag "podmint.dev/podmint-signer:$version" podmint.de
 images() { kube -n podmint-system get pods -l app.kubernetes.io/name=podmint -o json | jq -r '[.items[] | select(.metadata.deletionTimestamp == null) | .spec.containers[0].image | split(":")[1]] | unique | join(" ")'; }
 runs() { [ "$(images)" = "$1" ]; }
 
-helm uninstall podmint --wait --timeout 60s >/dev/null
+helm uninstall podmint --wait --timeout 180s >/dev/null
+until_true 90 "the signer's pods did not end" no_signer
 kube delete customresourcedefinition podsigners.podmint.dev >/dev/null
-chart=$dir/tmp/podmint-0.0.9.tgz helm_install --set log.level=debug,resources.requests.cpu=30m --wait --timeout 90s
+chart=$dir/tmp/podmint-0.0.9.tgz helm_install --set log.level=debug,resources.requests.cpu=30m --wait --timeout 180s
 runs 0.0.9 || fail "the chart before does not run its image but $(images)"
-until_true 30 "the signer does not see that the guard is another" guard_is other_text
+until_true 90 "the signer does not see that the guard is another" guard_is other_text
 
-# Somebody starts a pod every second and a half, and the others go on meanwhile.
+# Somebody starts a pod every second and a half, later every few seconds, for a node takes about a hundred; the others go on meanwhile.
 namespace story-upgrade
 ask() {
   local n=0
   while [ ! -e "$dir/tmp/asked-enough" ]; do
     n=$((n + 1))
     pod "p$n" | kube -n story-upgrade apply -f - >/dev/null || exit 1
-    sleep 1.5
+    sleep $((1 + n / 10)).5
   done
   echo $n >"$dir/tmp/asked"
 }
@@ -50,7 +51,7 @@ asker=$!
 issued() { kube -n story-upgrade get podcertificaterequests -o json | jq '[.items[] | select(any(.status.conditions[]?; .type == "Issued"))] | length'; }
 more_than() { [ "$(issued)" -gt "$1" ]; }
 
-until_true 30 "nothing is issued before the upgrade" more_than 0
+until_true 90 "nothing is issued before the upgrade" more_than 0
 trusted=$(kube get clustertrustbundles -o json | jq -r '.items[] | select(.spec.signerName == "podmint.dev/workload") | .spec.trustBundle')
 # Whoever forgets the CRD is told so, and nothing has changed.
 ! (helm_upgrade) 2>/dev/null || fail "upgraded without the CRD"
@@ -61,15 +62,15 @@ helm_upgrade
 runs "$version" || fail "after the upgrade $(images) runs"
 state() { kube get podsigner workload -o jsonpath='{.status.state}'; }
 is_issuing() { [ "$(state)" = Issuing ]; }
-until_true 30 "the signer of the ConfigMap is no PodSigner that issues" is_issuing
+until_true 90 "the signer of the ConfigMap is no PodSigner that issues" is_issuing
 fact "kubectl get podsigners: $(kube get podsigners --no-headers)"
-until_true 30 "the signer does not see its own guard after the upgrade" guard_is in_force
-until_true 30 "nothing is issued after the upgrade" more_than "$(issued)"
+until_true 90 "the signer does not see its own guard after the upgrade" guard_is in_force
+until_true 90 "nothing is issued after the upgrade" more_than "$(issued)"
 helm rollback podmint 1 --wait --timeout 120s >/dev/null || fail "helm rollback failed"
 runs 0.0.9 || fail "after the rollback $(images) runs"
 [ "$(kube get clustertrustbundles -o json | jq -r '.items[] | select(.spec.signerName == "podmint.dev/workload") | .spec.trustBundle')" = "$trusted" ] || fail "another root"
-until_true 30 "the signer does not see the other guard after the rollback" guard_is other_text
-until_true 30 "nothing is issued after the rollback" more_than "$(issued)"
+until_true 90 "the signer does not see the other guard after the rollback" guard_is other_text
+until_true 90 "nothing is issued after the rollback" more_than "$(issued)"
 touch "$dir/tmp/asked-enough"
 wait $asker || fail "a pod could not be created"
 

@@ -10,7 +10,7 @@ doctor() {
   on_net "$target/release/kubectl-podmint" doctor --kubeconfig "$dir/pki/admin.kubeconfig" -o json >"$report" || status=$?
 }
 finds() { doctor && jq -e --arg id "$1" --arg place "${2:-}" '.findings[] | select(.id == $id and (.place | contains($place)))' "$report" >/dev/null; }
-finds_no() { doctor && ! jq -e --arg id "$1" '.findings[] | select(.id == $id)' "$report" >/dev/null; }
+finds_no() { doctor && jq -e --arg id "$1" '[.findings[] | select(.id == $id)] | length == 0' "$report" >/dev/null; }
 
 namespace story-doctor
 pod well | apply story-doctor

@@ -13,7 +13,7 @@ start() { # NAME FILTER
   [ -z "$before" ] || kube -n story-start delete pod "$before" --wait=false >/dev/null
   before=$1
   pod "$1" | $2 | apply story-start
-  until_true 40 "pod $1 is not Running" grep -q "^$1 Running" "$seen"
+  until_true 120 "pod $1 is not Running" grep -q "^$1 Running" "$seen"
 }
 for n in $(seq 30); do
   start "with$n" cat

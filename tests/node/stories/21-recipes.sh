@@ -42,7 +42,7 @@ in_pod web "$(PATH=$PATH:/usr/sbin command -v nginx)" -c "$work/nginx.conf" -e "
 ask() { printf 'GET / HTTP/1.0\r\n\r\n' | inside timeout 10 openssl s_client -quiet -verify_return_error -CAfile "$(at caller)/trust.pem" -verify_hostname web.story-recipes.svc -connect "$(address web):8443" "$@" 2>&1; }
 as_caller=(-cert "$(at caller)/bundle.pem" -cert_chain "$(at caller)/bundle.pem" -key "$(at caller)/bundle.pem")
 admitted() { grep -q '^SUCCESS CN=story-recipes/caller$' <<<"$(ask "${as_caller[@]}")"; }
-until_true 20 "nginx does not admit the caller" admitted
+until_true 60 "nginx does not admit the caller" admitted
 said=$(ask "${as_caller[@]}" -verify_hostname web.other.svc) || true
 grep -qi 'hostname mismatch' <<<"$said" || fail "nginx is verified by a name that is not its own: $said"
 said=$(ask) || true
@@ -55,7 +55,7 @@ in_pod db "$postgres/initdb" --pgdata "$work/data" --username postgres --auth tr
 recipe PostgreSQL conf db >>"$work/data/postgresql.conf"
 { echo 'local all postgres trust' && recipe PostgreSQL hba db; } >"$work/data/pg_hba.conf"
 in_pod db "$postgres/postgres" -D "$work/data" -h 0.0.0.0 -k "$work" >"$work/said" 2>&1 &
-until_true 30 "PostgreSQL does not start: $(tail -2 "$work/said")" inside "$postgres/psql" -Xh "$work" -U postgres -c 'create role "story-recipes/caller" superuser login'
+until_true 60 "PostgreSQL does not start: $(tail -2 "$work/said")" inside "$postgres/psql" -Xh "$work" -U postgres -c 'create role "story-recipes/caller" superuser login'
 sql() { # STATEMENT [PARAMETER …]   as the role that is called like the caller
   local statement=$1
   shift
@@ -82,11 +82,12 @@ serves_its_own db 5432 -starttls postgres || fail "PostgreSQL serves $(served db
 serials() { for name in web db caller; do serial_in "$(at $name)/bundle.pem"; done; }
 before=$(serials) met_before=$(met)
 restart kubelet
-until_true 180 "not every pod got another certificate" eval '[ -z "$(serials | grep -xF "$before")" ]'
+rekeyed() { serials | all_new 3 "$before"; }
+until_true 180 "not every pod got another certificate" rekeyed
 serves_its_own web 8443 || fail "nginx does not take up the new certificate by itself"
 admitted || fail "nginx does not admit the caller with its new certificate: $(ask "${as_caller[@]}" | tail -1)"
 [ "$(sql 'select pg_reload_conf()' "$as_client")" = t ] || fail "PostgreSQL does not reload"
-until_true 10 "PostgreSQL does not take up the new certificate when it is told to" serves_its_own db 5432 -starttls postgres
+until_true 60 "PostgreSQL does not take up the new certificate when it is told to" serves_its_own db 5432 -starttls postgres
 [ "$(met)" != "$met_before" ] || fail "PostgreSQL did not meet the caller's new certificate"
 
 inside kill "$(cat "$dir/tmp/nginx/pid")" "$(head -1 "$dir/tmp/postgres/data/postmaster.pid")"

@@ -22,11 +22,11 @@ inside sh -c '
   done' reader "$work" "$target/release/podmint-check" "$volume" >"$work/readings" &
 reader=$!
 restart kubelet
-rekeyed() { [ "$(serial_of story-library reader)" != "$old" ]; }
+rekeyed() { serial_of story-library reader | all_new 1 "$old"; }
 until_true 180 "the kubelet did not re-key the pod" rekeyed
 new=$(serial_of story-library reader)
 took_up() { grep -qi " 0*${new#serial=}$" "$work/readings"; }
-until_true 10 "the library did not read the new certificate" took_up
+until_true 60 "the library did not read the new certificate" took_up
 rm "$work/on"
 wait $reader
 

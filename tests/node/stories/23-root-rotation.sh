@@ -55,7 +55,7 @@ handshakes_failed() { echo_log "$1" | grep -c 'handshake failed' || true; }
 for side in server client; do [ "$(handshakes_failed "$side")" = 0 ] || fail "echo-$side: a handshake failed between an old and a new certificate"; done
 echo_is_talking
 restart kubelet
-changed_over() { [ -z "$(echo_serials | grep -xF "$before")" ] && ! under "$dir/tmp/old-root.pem" echo "$(echo_pod server)" && ! under "$dir/tmp/old-root.pem" echo "$(echo_pod client)"; }
+changed_over() { echo_serials | all_new 2 "$before" && ! under "$dir/tmp/old-root.pem" echo "$(echo_pod server)" && ! under "$dir/tmp/old-root.pem" echo "$(echo_pod client)"; }
 until_true 180 "not every pod changed over" changed_over
 fact "asked to every pod changed over: $(since)"
 echo_uses_new_certificates

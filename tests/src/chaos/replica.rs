@@ -266,8 +266,8 @@ pub fn memory_of_the_chart() -> u64 {
 /// What Rust says, on standard error, of a thread that panics, whether or not somebody catches it.
 const PANICKED: &str = " panicked at ";
 const SHORT: Duration = Duration::from_millis(50);
-/// What waited for the audit log is written at once when nothing is in the way.
-const CATCHES_UP: Duration = Duration::from_secs(2);
+/// What waited for the audit log is written at once when nothing is in the way, or given up after five seconds.
+const CATCHES_UP: Duration = Duration::from_secs(7);
 
 #[cfg(test)]
 mod tests {

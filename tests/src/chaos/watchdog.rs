@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn it_says_what_goes_on_and_not_what_is_over() {
         let (bitten, said) = sync_channel(1);
-        let dog = Watchdog::start(Duration::from_millis(50), move |words| bitten.send(words).unwrap());
+        let dog = Watchdog::start(Duration::from_secs(2), move |words| bitten.send(words).unwrap());
         drop(dog.doing("the API server starts"));
         let _doing = dog.doing("Kill of replica-0");
         let words = said.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_run_that_ends_in_time_is_left_alone() {
         let (bitten, said) = sync_channel::<String>(1);
-        drop(Watchdog::start(Duration::from_millis(50), move |words| bitten.send(words).unwrap()));
+        drop(Watchdog::start(Duration::from_secs(20), move |words| bitten.send(words).unwrap()));
         assert!(said.recv_timeout(Duration::from_secs(30)).is_err(), "its thread has ended without a word");
     }
 }
