@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::calls::{CallError, Calls};
 use crate::{
@@ -29,7 +29,7 @@ pub enum Guard {
 /// What the API server has of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardState {
-    /// Not read yet, or not readable.
+    /// Not read yet, or not to be read any more.
     Unknown,
     /// There and bound, with the very rules we know.
     InForce,
@@ -108,16 +108,21 @@ impl Lookout {
             return;
         }
         let mut username = None;
+        let mut refused: Option<Instant> = None;
         loop {
             let state = match look(&self.calls, &self.domain, &mut username).await {
                 Ok(state) => {
                     self.tell(state, username.as_deref());
                     drop(token.take());
+                    refused = None;
                     state
                 }
                 Err(error) => {
-                    // What was in force stays so: an API server that cannot be asked cannot let forged requests in either.
-                    let state = *self.state.borrow();
+                    refused = error.is_forbidden().then(|| refused.unwrap_or_else(Instant::now));
+                    // What was in force stays so: an API server that cannot be asked cannot let forged requests in either. One that
+                    // refuses can, and does so to everybody only for a moment after its start.
+                    let lasts = refused.is_some_and(|since| since.elapsed() >= self.pace.of(REFUSED));
+                    let state = if lasts { GuardState::Unknown } else { *self.state.borrow() };
                     tracing::warn!(error = %Chain(&error), state = state.label(), "cannot see the admission guard");
                     self.tell(state, username.as_deref());
                     state
@@ -144,7 +149,10 @@ impl Lookout {
                 state = state.label(),
                 "the admission guard is not in force and requests are held: run `{mend}`, or start with --admission-guard=off"
             ),
-            GuardState::Unknown => {}
+            GuardState::Unknown => tracing::error!(
+                "the signer may not read the admission guard any more and requests are held: give it back the right to `get` the policies \
+                 and their bindings, or start with --admission-guard=off"
+            ),
         }
     }
 }
@@ -382,12 +390,69 @@ const POLICIES: &str = "validatingadmissionpolicies";
 const BINDINGS: &str = "validatingadmissionpolicybindings";
 /// How long a removed guard may go unseen.
 const CALM: Duration = Duration::from_secs(15);
+/// For how long an API server that has just started may refuse everything, until it has read its Roles.
+const REFUSED: Duration = Duration::from_secs(30);
 /// How long a repaired one may.
 const UNEASY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::fake::{Fake, Instead, refusal};
+
+    /// Answers so whatever is asked, as long as it is told to.
+    fn answers(fake: &Fake, refused: Option<u16>) {
+        fake.instead(move |_, path, _| match refused {
+            Some(code) => Some(Instead::Json(code, refusal(code, "x", "x").1)),
+            None => path.contains("selfsubjectreviews").then(|| {
+                Instead::Json(201, json!({"status": {"userInfo": {"username": "system:serviceaccount:mint:signer"}}}))
+            }),
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_that_may_not_be_read_any_more_is_not_in_force_for_ever() {
+        let fake = Fake::new();
+        answers(&fake, None);
+        let text = manifest("mint.example.org", "system:serviceaccount:mint:signer");
+        for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+            let kind = format!("{}s", document["kind"].as_str().unwrap().to_lowercase()).replace("ys", "ies");
+            let name = document["metadata"]["name"].as_str().unwrap();
+            fake.put(&format!("/apis/admissionregistration.k8s.io/v1/{kind}/{name}"), document.clone());
+        }
+        let state = watch::Sender::new(GuardState::Unknown);
+        let seen = state.subscribe();
+        let is = |expected| assert_eq!(*seen.borrow(), expected);
+        let lookout = Lookout {
+            calls: fake.calls(),
+            guard: Guard::Required,
+            domain: DnsName::parse("mint.example.org").unwrap(),
+            state,
+            metrics: Metrics::new(),
+            pace: Pace::real(),
+            token: None,
+        };
+        let seconds = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        let running = tokio::spawn(lookout.run());
+        seconds(1).await;
+        is(GuardState::InForce);
+        // One that is away says nothing, however long; one that has just started refuses for a moment, now and then.
+        for (code, lasts) in [(500, 600), (403, 25), (403, 25)] {
+            answers(&fake, Some(code));
+            seconds(lasts).await;
+            is(GuardState::InForce);
+            answers(&fake, None);
+            seconds(20).await;
+            is(GuardState::InForce);
+        }
+        answers(&fake, Some(403));
+        seconds(60).await;
+        is(GuardState::Unknown);
+        answers(&fake, None);
+        seconds(10).await;
+        is(GuardState::InForce);
+        running.abort();
+    }
 
     fn ours() -> Shown {
         Shown::expected("mint.example.org", "system:serviceaccount:mint:signer").unwrap()
