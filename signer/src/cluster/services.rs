@@ -174,12 +174,8 @@ impl ServiceWatch {
                 Some(end) => end,
                 None => self.stream(&mut from).await,
             };
-            let end = match end {
-                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
-                    End::failed("error", NOTHING.to_owned())
-                }
-                end => end,
-            };
+            let is_empty = from == known && opened.elapsed() < self.pace.of(AT_ONCE);
+            let end = if is_empty && matches!(end, End::Over) { End::failed("error", NOTHING.to_owned()) } else { end };
             match end {
                 End::Over => attempt = 0,
                 End::Lost(cause) => return cause,

@@ -320,11 +320,11 @@ impl Watch {
                 Some(end) => end,
                 None => self.stream(round, version, &mut from, is_anew, rest).await,
             };
-            let end = match end {
-                End::Over if from == known && opened.elapsed() < self.pace.of(AT_ONCE) => {
-                    End::Failed(WatchError::Broken(NOTHING.to_owned()))
-                }
-                end => end,
+            let is_empty = from == known && opened.elapsed() < self.pace.of(AT_ONCE);
+            let end = if is_empty && matches!(end, End::Over) {
+                End::Failed(WatchError::Broken(NOTHING.to_owned()))
+            } else {
+                end
             };
             is_anew = !matches!(end, End::Over);
             if is_anew {
