@@ -206,8 +206,9 @@ impl Controller {
     }
 
     /// How long a request must have been pending before we walk it, and by what right: at once when we are first, for all that we know (who
-    /// has not renewed the Lease in time looks before he writes); after a second when the first is silent; and when he has passed it over. Under a long backlog a request is not passed over because it
-    /// has waited for half a minute, but only when it has waited for much longer than those that are answered.
+    /// has not renewed the Lease in time looks before he writes); after a second when the first is silent; and when he has passed it over.
+    /// Under a long backlog a request is not passed over because it has waited for half a minute, but only when it has waited for much
+    /// longer than those that are answered.
     fn patience(&self, is_silent: bool) -> (Duration, Right) {
         let pace = self.parts.pace;
         if self.standing.borrow().was_first() {

@@ -100,7 +100,7 @@ async fn why_a_pod_waits_is_told_by_whoever_was_first_last() {
     }
 }
 
-/// In flight, as the number of a signer says.
+/// A request in flight, on a walk that was begun for the signer of this number.
 fn launch(controller: &mut Controller, signer: usize) -> (Id, RequestUid) {
     controller.hear(0, News::Seen(1, Version::V1, Box::new(object(request()))));
     let uid = controller.queue.take(Duration::ZERO, Instant::now()).unwrap();
