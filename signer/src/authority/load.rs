@@ -232,7 +232,15 @@ impl Root {
 
     /// What the next step depends on.
     pub(super) fn held(&self) -> HeldRoot {
-        HeldRoot { fingerprint: self.fingerprint(), not_after: self.not_after() }
+        HeldRoot { fingerprint: self.fingerprint(), not_before: self.not_before(), not_after: self.not_after() }
+    }
+
+    /// From when on what it signs is valid; where it was brought, the last beginning in its chain.
+    fn not_before(&self) -> OffsetDateTime {
+        match &self.means {
+            Means::Key(_) => self.certificate.not_before,
+            Means::Brought(issuing) => issuing.valid(&self.certificate).0,
+        }
     }
 
     /// Which root this is.

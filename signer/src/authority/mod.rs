@@ -45,7 +45,7 @@ pub use self::{
     load::{Generation, LoadError, Root, Roots, SecretData},
     make::{MakeError, Makings},
     plan::{Plan, Rotation},
-    rotation::Timing,
+    rotation::{Timing, awaited},
     source::{SelfManaged, Source},
     state::{Before, Bundle, Clock, Put, Seen, Sight, Step, Write, may_go_on, next_step},
     trace::{Origin, trace},

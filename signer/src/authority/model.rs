@@ -9,8 +9,8 @@
 //!
 //! Here is what a keeper does with a step, in fewer words than in `cluster/keeper.rs`: that it does the same is for the keeper's
 //! own tests and the stories to show. Not covered: roots and issuing CAs near their end, broken root Secrets, faults beyond the
-//! budget, an API server's clock that goes back, a process that starts while that clock is ahead, and a bundle that is deleted with its
-//! mark just before an old plan comes back.
+//! budget, an API server's clock that goes back, a process that starts while that clock is ahead and stays so for longer than consumers
+//! have to learn of a root, and a bundle that is deleted with its mark just before an old plan comes back.
 
 #![expect(clippy::arithmetic_side_effects, reason = "a model, in small numbers")]
 
@@ -131,9 +131,10 @@ fn each_planted_defect_is_found_with_a_writer() {
 
 fn all_are_found(defects: &[(Defect, Violation)], starts: &[(World, usize)]) {
     for (defect, expected) in defects {
-        let found = starts.iter().find_map(|(start, most)| walk(start, Some(*defect), *most).found);
-        let (violation, way) = found.unwrap_or_else(|| panic!("{defect:?} was not found"));
-        eprintln!("{defect:?}: {violation:?} after {} actions", way.len());
-        assert_eq!(violation, *expected, "{defect:?}: {way:#?}");
+        let mut found = starts.iter().filter_map(|(start, most)| walk(start, Some(*defect), *most).found);
+        let (_, way) = found
+            .find(|(violation, _)| violation == expected)
+            .unwrap_or_else(|| panic!("{defect:?} does not lead to {expected:?}"));
+        eprintln!("{defect:?}: {expected:?} after {} actions", way.len());
     }
 }

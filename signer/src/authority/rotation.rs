@@ -20,7 +20,7 @@ use crate::{config::LONGEST_SECONDS, names::Sha256, pace::Pace};
 /// How long the phases are.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// How long consumers have to learn of the next root.
+    /// How long consumers have to learn of the next root, and a drained one is watched before it is withdrawn.
     pub distribute: Duration,
     /// How much longer than the longest life the previous root drains.
     pub margin: Duration,
@@ -55,9 +55,25 @@ pub fn next_event(signing: &Signing, wish: &Wish, timing: Timing) -> (Name, Offs
         Some(Rotation::Prepare { .. }) => (Name::Distribute, OffsetDateTime::UNIX_EPOCH),
         Some(Rotation::Distribute { since, .. }) => (Name::Sign, since.saturating_add(timing.distribute)),
         Some(Rotation::Sign { .. }) => (Name::Drain, OffsetDateTime::UNIX_EPOCH),
-        Some(Rotation::Drain { since, longest, .. }) => (Name::Retire, since.saturating_add(timing.drain(longest))),
+        Some(Rotation::Drain { since, longest, .. }) => {
+            let drained = since.saturating_add(timing.drain(longest));
+            (Name::Retire, drained.saturating_add(timing.distribute))
+        }
     };
     if step.1 <= renewal.1 { step } else { renewal }
+}
+
+/// The root that is to be found at each look for as long as consumers have to learn of a new one, before the step that nobody can take
+/// back: the next one in the bundle, before it signs; the previous one in the bundle and drained, before it is withdrawn. A process that
+/// starts while the API server's clock is ahead has that clock alone to go by.
+pub fn awaited(rotation: Option<Rotation>, timing: Timing, clock: Clock) -> Option<Sha256> {
+    match rotation? {
+        Rotation::Prepare { next } | Rotation::Distribute { next, .. } => Some(next),
+        Rotation::Drain { previous, since, longest } => {
+            (clock.slow >= since.saturating_add(timing.drain(longest))).then_some(previous)
+        }
+        Rotation::Sign { .. } => None,
+    }
 }
 
 /// The step of the rotation that is due; else what stands against it, if anything does.
@@ -90,7 +106,8 @@ pub(super) fn advance(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Res
             Ok(replace(Name::Drain, Plan { rotation, ..signing.plan.clone() }, None))
         }
         Some(Rotation::Drain { previous, since, longest })
-            if clock.slow >= since.saturating_add(timing.drain(longest)) || wish.withdraw == Some(previous) =>
+            if clock.slow >= since.saturating_add(timing.drain(longest)) && sight.watched >= timing.distribute
+                || wish.withdraw == Some(previous) =>
         {
             retire(signing, sight)
         }

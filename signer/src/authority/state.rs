@@ -88,6 +88,8 @@ pub struct Held {
 pub struct HeldRoot {
     /// Which one.
     pub fingerprint: Sha256,
+    /// From when on what it signs is valid.
+    pub not_before: OffsetDateTime,
     /// Its end.
     pub not_after: OffsetDateTime,
 }
@@ -117,7 +119,7 @@ pub struct Sight<'a> {
     pub before: Option<Before>,
     /// The highest number that this process has seen, though it has signed with an older one since.
     pub highest: u64,
-    /// For how long this process has read back the next root beside the one that signs, by its own clock.
+    /// For how long, by its own clock, this process has found at each look what [`awaited`](super::rotation::awaited) asks for.
     pub watched: Duration,
     /// The longest life in seconds that this process may grant.
     pub longest: u32,
@@ -301,7 +303,8 @@ pub fn may_go_on(remembered: &Signing, marked: Option<Sha256>, timing: Timing, c
         Some(Rotation::Distribute { since, .. }) => clock.fast >= since.saturating_add(timing.distribute),
         Some(Rotation::Prepare { .. } | Rotation::Sign { .. } | Rotation::Drain { .. }) | None => false,
     };
-    !moved && marked == Some(remembered.root) && clock.now < remembered.usable_until
+    let is_valid = remembered.not_before <= clock.now && clock.now < remembered.usable_until;
+    !moved && marked == Some(remembered.root) && is_valid
 }
 
 fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
@@ -309,7 +312,10 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
         return step;
     }
     if clock.now < signing.not_before {
-        return Step::Hold(Trouble::NotYetValid(signing.not_before));
+        // The API server's clock was ahead when it was made, or is behind now. Of what is brought there is no other.
+        let not_yet = Trouble::NotYetValid(signing.not_before);
+        let renewed = if signing.is_brought { Err(not_yet) } else { renew(signing, sight, clock.now) };
+        return renewed.unwrap_or_else(Step::Hold);
     }
     if sight.longest > signing.plan.longest {
         return replace(Name::Lengthen, Plan { longest: sight.longest, ..signing.plan.clone() }, None);
@@ -326,16 +332,24 @@ fn with_signing(signing: &Signing, sight: &Sight<'_>, clock: Clock) -> Step {
             alarm => Step::Sign { until: next_event(signing, sight.wish, sight.timing).1, alarm },
         };
     }
-    match key_of(signing.root, sight, clock.now) {
-        Ok(()) => {
-            let number = number_after(signing.plan.number, sight);
-            replace(Name::Renew, Plan { number, ..signing.plan.clone() }, Some(signing.root))
-        }
-        Err(None) => Step::ReadRoot,
-        Err(Some(trouble)) if clock.now < signing.usable_until => {
+    match renew(signing, sight, clock.now) {
+        Ok(step) => step,
+        Err(trouble) if clock.now < signing.usable_until => {
             Step::Sign { until: signing.usable_until, alarm: Some(trouble) }
         }
-        Err(Some(trouble)) => Step::Hold(trouble),
+        Err(trouble) => Step::Hold(trouble),
+    }
+}
+
+/// Another issuing CA below the same root; else what stands against it.
+fn renew(signing: &Signing, sight: &Sight<'_>, now: OffsetDateTime) -> Result<Step, Trouble> {
+    match key_of(signing.root, sight, now) {
+        Ok(()) => {
+            let number = number_after(signing.plan.number, sight);
+            Ok(replace(Name::Renew, Plan { number, ..signing.plan.clone() }, Some(signing.root)))
+        }
+        Err(None) => Ok(Step::ReadRoot),
+        Err(Some(trouble)) => Err(trouble),
     }
 }
 
@@ -511,6 +525,8 @@ pub(super) fn held(seen: &Seen<Held>) -> Result<Held, Option<Trouble>> {
 pub(super) fn lasting(root: HeldRoot, now: OffsetDateTime) -> Result<(), Trouble> {
     if root.not_after.saturating_sub(super::make::LEAST_LEFT) < now {
         Err(Trouble::RootEnds(root.not_after))
+    } else if now < root.not_before {
+        Err(Trouble::NotYetValid(root.not_before))
     } else {
         Ok(())
     }

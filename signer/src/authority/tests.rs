@@ -344,10 +344,23 @@ fn what_this_process_signed_with_is_remembered() {
 }
 
 #[test]
-fn a_ca_from_the_future_does_not_sign() {
-    let root = root();
-    let generation = below(&root, 1);
-    let seen = Sight { signing: Seen::Found(generation.signing()), ..sight() };
-    let before = generation.not_before() - Duration::SECOND;
-    assert_eq!(step(&seen, before), Step::Hold(Trouble::NotYetValid(generation.not_before())));
+fn a_ca_from_the_future_does_not_sign_and_another_takes_its_place() {
+    let (root, signer, domains) = (root(), signer(), domains());
+    let ahead = NOW + Duration::days(20);
+    let made = make::generation(&root.current, Plan::new(4, DAY), None, &makings(&signer, &domains, ahead)).unwrap();
+    let seen = Sight { signing: Seen::Found(made.signing()), ..sight() };
+    assert_eq!(step(&seen, NOW), Step::ReadRoot);
+    let with_root = |held| Sight { root: Seen::Found(held), ..seen.clone() };
+    assert_eq!(issue(step(&with_root(root.held()), NOW)), (Name::Renew, 5, id(&root), Write::Replace));
+    assert!(matches!(step(&seen, made.not_before()), Step::Sign { alarm: None, .. }));
+    // Below a root that is not valid yet there is nothing to be made.
+    let mut held = root.held();
+    held.current.not_before = NOW + Duration::SECOND;
+    assert_eq!(step(&with_root(held), NOW), Step::Hold(Trouble::NotYetValid(NOW + Duration::SECOND)));
+    let first = Sight { root: Seen::Found(held), ..sight() };
+    assert_eq!(step(&first, NOW), Step::Hold(Trouble::NotYetValid(NOW + Duration::SECOND)));
+    // Of what is brought there is no other.
+    let brought = super::state::Signing { is_brought: true, ..made.signing().clone() };
+    let seen = Sight { signing: Seen::Found(&brought), ..with_root(root.held()) };
+    assert_eq!(step(&seen, NOW), Step::Hold(Trouble::NotYetValid(made.not_before())));
 }

@@ -46,7 +46,7 @@ pub enum Trouble {
     },
     /// The root itself ends.
     RootEnds(OffsetDateTime),
-    /// The issuing CA is not valid yet: somebody's clock is wrong.
+    /// The issuing CA, or its root, is not valid yet: somebody's clock is wrong.
     NotYetValid(OffsetDateTime),
     /// What is brought cannot be used.
     BroughtBroken {
@@ -114,7 +114,7 @@ impl fmt::Display for Trouble {
             ),
             Self::RootEnds(at) => write!(out, "the root ends at {at}"),
             Self::NotYetValid(from) => {
-                write!(out, "the issuing CA is valid from {from}: the API server's clock is, or was, wrong")
+                write!(out, "the CA is valid from {from}: the API server's clock is, or was, wrong")
             }
             Self::BroughtBroken { from, error } => write!(
                 out,

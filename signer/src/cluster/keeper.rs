@@ -16,7 +16,7 @@ use super::{
 use crate::{
     authority::{
         Before, Bundle as Standing, Clock, Confirmed, Generation, Issuer, LoadError, MakeError, NotPublished,
-        Published, Roots, Rotation, SecretData, Seen, Sight, Source, Step, Timing, Trouble, View, Wish, fingerprints,
+        Published, Roots, SecretData, Seen, Sight, Source, Step, Timing, Trouble, View, Wish, awaited, fingerprints,
         may_go_on, next_step,
     },
     chain::Chain,
@@ -92,7 +92,7 @@ struct Memory {
     root: Option<root::RootSeen>,
     /// When the bundle was last read back with our root in it.
     published: Option<Instant>,
-    /// How long the next root has been there to read.
+    /// How long the root that a rotation waits for has been there to read.
     watched: Option<Watched>,
     /// The API server's time as it was first told, and when.
     first: Option<(OffsetDateTime, Instant)>,
@@ -116,7 +116,7 @@ impl Memory {
     }
 }
 
-/// The next root in a bundle that nobody wrote all the while.
+/// The root that a rotation waits for, in a bundle that nobody wrote all the while.
 struct Watched {
     root: Sha256,
     version: String,
@@ -337,15 +337,15 @@ impl Keeper {
         }
     }
 
-    /// For how long the next root was there to read, by this process's own clock. A gap, in which nobody may have been able to
+    /// For how long the awaited root was there to read, by this process's own clock. A gap, in which nobody may have been able to
     /// read it, or a write, by whomever, begins it anew.
     fn watch(&mut self, looked: &Looked, trusted: &[Sha256]) -> time::Duration {
         let rotation = match &looked.loaded {
             Some(Ok(generation)) => generation.signing().plan.rotation,
             Some(Err(_)) | None => None,
         };
-        let next = rotation.and_then(Rotation::next).filter(|next| trusted.contains(next));
-        let Some((root, bundle)) = next.zip(looked.bundles.ours.as_ref()) else {
+        let awaited = awaited(rotation, Timing::at(self.pace), looked.clock).filter(|root| trusted.contains(root));
+        let Some((root, bundle)) = awaited.zip(looked.bundles.ours.as_ref()) else {
             self.memory.watched = None;
             return time::Duration::ZERO;
         };

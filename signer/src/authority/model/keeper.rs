@@ -4,8 +4,8 @@ use time::Duration;
 
 use super::{
     world::{
-        Bundle as Published, Keys, LIFE, OLD, Phase, ROOTS, SLEEP, Secret, Sig, Violation, World, ago, made, timing,
-        wish,
+        Bundle as Published, Keys, LIFE, OLD, Phase, ROOTS, SLEEP, Secret, Sig, Violation, World, ago, ahead, made,
+        timing, wish,
     },
     writer::{Ca, Place, id, number_of},
 };
@@ -13,6 +13,7 @@ use crate::{
     authority::{
         load::{LoadError, Root},
         plan::{Plan, Rotation},
+        rotation::awaited,
         state::{Before, Bundle, Clock, Name, Put, Seen, Sight, Signing, Step, may_go_on, next_step},
         trouble::Trouble,
         wish::Wish,
@@ -42,6 +43,8 @@ pub(super) struct Keeper {
     was_written: bool,
     /// How far its own clock is behind.
     lag: u8,
+    /// Whether that was set by an API server's that was ahead.
+    started_ahead: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,6 +90,7 @@ pub(super) enum Defect {
     WatchesNothing,
     RetiresEarly,
     RetiresByTheClockThatJumped,
+    RetiresAtItsFirstLook,
     RenewsWithTheSameNumber,
     SwitchesWithTheSameNumber,
     TellsNobodyOfAnOldCopy,
@@ -128,13 +132,14 @@ pub(super) const DEFECTS: &[(Defect, Violation)] = &[
     (Defect::WatchesNothing, Violation::Unknown),
     (Defect::RetiresEarly, Violation::Withdrawn),
     (Defect::RetiresByTheClockThatJumped, Violation::Withdrawn),
+    (Defect::RetiresAtItsFirstLook, Violation::Withdrawn),
     (Defect::RenewsWithTheSameNumber, Violation::NumberBack),
     (Defect::SwitchesWithTheSameNumber, Violation::NumberBack),
     (Defect::TellsNobodyOfAnOldCopy, Violation::NumberBack),
     (Defect::FollowsAnOldCopy, Violation::Withdrawn),
     (Defect::ForgetsTheRotationWithTheSecret, Violation::Withdrawn),
-    (Defect::OverlooksTheMark, Violation::Withdrawn),
-    (Defect::SignsBeforePublishing, Violation::Unknown),
+    (Defect::OverlooksTheMark, Violation::Unknown),
+    (Defect::SignsBeforePublishing, Violation::Withdrawn),
     (Defect::SignsHoweverLongItSlept, Violation::Withdrawn),
     (Defect::RemembersHoweverLongItSlept, Violation::NoRest),
     (Defect::ForgetsWhatItSignedWith, Violation::Followed),
@@ -165,6 +170,7 @@ pub(super) const DEFECTS_OF_A_WRITER: &[(Defect, Violation)] = &[
     (Defect::WatchesNothing, Violation::Unknown),
     (Defect::RetiresEarly, Violation::Withdrawn),
     (Defect::RetiresByTheClockThatJumped, Violation::Withdrawn),
+    (Defect::RetiresAtItsFirstLook, Violation::Withdrawn),
     (Defect::RenewsWithTheSameNumber, Violation::NumberBack),
     (Defect::SwitchesWithTheSameNumber, Violation::NumberBack),
     (Defect::RenewsUnderAnotherRoot, Violation::NoRest),
@@ -254,16 +260,17 @@ impl Keeper {
         self.lag = (self.lag + ticks).min(OLD);
     }
 
-    fn watch(&mut self, looked: Looked) -> Duration {
-        let next = match looked.signing {
-            Secret::Sound(Sig { phase: Phase::Prepare { next } | Phase::Distribute { next, .. }, .. }) => Some(next),
-            Secret::Sound(_) | Secret::Broken(_) | Secret::Absent => None,
+    fn watch(&mut self, looked: Looked, clock: Clock) -> Duration {
+        let rotation = match looked.signing {
+            Secret::Sound(sig) => sig.seen().plan.rotation,
+            Secret::Broken(_) | Secret::Absent => None,
         };
-        let next = next.filter(|next| looked.bundle.roots & (1 << next) != 0);
+        let root = awaited(rotation, timing(), clock).map(number_of);
+        let root = root.filter(|root| looked.bundle.roots & (1 << root) != 0);
         let gap = self.watched.map_or(0, |(_, _, gap)| gap.saturating_sub(self.read));
-        let same = self.watched.filter(|(root, ..)| Some(*root) == next && gap <= SLEEP && !self.was_written);
+        let same = self.watched.filter(|(watched, ..)| Some(*watched) == root && gap <= SLEEP && !self.was_written);
         let watched = same.map_or(0, |(_, watched, _)| (watched + gap).min(OLD));
-        self.watched = next.map(|next| (next, watched, self.read));
+        self.watched = root.map(|root| (root, watched, self.read));
         Duration::seconds(i64::from(watched))
     }
 }
@@ -306,6 +313,7 @@ impl World {
                     let looked = Looked { bundle, signing, place, is_fresh: false };
                     return self.decide(number, looked, Seen::Unread, defect);
                 }
+                keeper.started_ahead |= keeper.cache.is_none() && self.ahead > 0;
                 let signing = self.signing.as_read();
                 keeper.stale.signing = false;
                 keeper.cache = Some((signing, Place::Made, 0));
@@ -384,8 +392,11 @@ impl World {
         }
         let before = keeper.before(looked);
         let is_first = matches!(roots, Seen::Unread);
+        let started = if keeper.started_ahead { ahead() } else { Duration::ZERO };
+        let now = if self.ahead > 0 { NOW + ahead() } else { NOW };
+        let clock = Clock::new(now, ago(keeper.lag) + started);
         let watched = if is_first {
-            keeper.watch(looked)
+            keeper.watch(looked, clock)
         } else {
             Duration::seconds(i64::from(keeper.watched.map_or(0, |(_, watched, _)| watched)))
         };
@@ -414,7 +425,6 @@ impl World {
             wish: &wish,
             timing: timing(),
         };
-        let clock = Clock::new(NOW, ago(keeper.lag));
         let step = spoilt(&sight, clock, defect);
         let is_write = !matches!(step, Step::Sign { .. } | Step::Hold(_) | Step::ReadRoot);
         if is_write && !looked.is_fresh {
@@ -546,10 +556,17 @@ fn spoilt(sight: &Sight<'_>, clock: Clock, defect: Option<Defect>) -> Step {
             sight.watched = far;
             sight.timing.distribute = Duration::ZERO;
         }
-        (Defect::WatchesNothing, _) => sight.watched = far,
+        (Defect::WatchesNothing, Seen::Found(signing)) if !is_draining(signing) => sight.watched = far,
         (Defect::OverlooksTheMark, _) => sight.marked = None,
-        (Defect::RetiresEarly, Seen::Found(signing)) if is_draining(signing) => clock.slow += Duration::seconds(3),
-        (Defect::RetiresByTheClockThatJumped, _) => clock.slow = clock.now,
+        (Defect::RetiresEarly, Seen::Found(signing)) if is_draining(signing) => {
+            clock.slow += Duration::seconds(3);
+            sight.watched = far;
+        }
+        (Defect::RetiresByTheClockThatJumped, Seen::Found(signing)) if is_draining(signing) => {
+            clock.slow = clock.now;
+            sight.watched = far;
+        }
+        (Defect::RetiresAtItsFirstLook, Seen::Found(signing)) if is_draining(signing) => sight.watched = far,
         _ => {}
     }
     let forgetful;

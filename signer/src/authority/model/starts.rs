@@ -34,7 +34,7 @@ pub(super) fn of_our_own() -> Vec<(World, usize)> {
         budget: Budget { faults: 2, breaks: 1, jumps: 1, ages: 1, ..NOTHING },
         ..rotating.clone()
     };
-    // One replica slept through it all; or looked just before the other one switched and the Secret was broken.
+    // One replica slept through it all, to its end or not; or looked just before the other one switched and the Secret was broken.
     let switched = Sig { number: 2, root: 1, phase: Phase::Drain { previous: 0, age: 2 }, asked: 1, ..sig };
     let slept = World {
         signing: Secret::Sound(switched),
@@ -44,6 +44,12 @@ pub(super) fn of_our_own() -> Vec<(World, usize)> {
         live: [0, LIFE, 0, 0],
         budget: NOTHING,
         ..draining.clone()
+    };
+    let slept_longer = World {
+        signing: Secret::Sound(Sig { phase: Phase::Stable, ..switched }),
+        roots: Some(Keys { current: made(1), next: None }),
+        bundle: Bundle { roots: 0b10, marked: Some(1) },
+        ..slept.clone()
     };
     // One was cut off, and looks again after etcd went back to before the rotation.
     let cut_off = World {
@@ -63,6 +69,7 @@ pub(super) fn of_our_own() -> Vec<(World, usize)> {
     let with = |budget| World { budget, ..old.clone() };
     vec![
         (slept, 50_000),
+        (slept_longer, 50_000),
         (awake, 50_000),
         (cut_off, 50_000),
         (draining, 250_000),
@@ -184,6 +191,7 @@ fn signing(place: Place, ca: Ca, budget: Budget) -> World {
         made: u8::from(place == Place::Made),
         wish: 0,
         budget,
+        ahead: 0,
     }
 }
 

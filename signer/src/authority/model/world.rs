@@ -65,6 +65,8 @@ pub(super) enum Action {
     Plant,
     /// The API server's clock jumps ahead.
     Jump,
+    /// It does, and is mended soon.
+    Ahead,
     /// The writer brings this one: a new one, or one that he has brought before.
     Bring(Ca),
     /// He takes away what he has brought, or spoils it.
@@ -92,6 +94,8 @@ pub(super) struct World {
     /// The wish that stands.
     pub(super) wish: u8,
     pub(super) budget: Budget,
+    /// For how many ticks the API server's clock is ahead yet.
+    pub(super) ahead: u8,
 }
 
 /// What is published.
@@ -185,6 +189,9 @@ impl World {
         if self.budget.jumps > 0 && self.keepers.iter().all(Keeper::has_set_its_clock) {
             all.push(Action::Jump);
         }
+        if self.budget.jumps > 0 {
+            all.push(Action::Ahead);
+        }
         if self.budget.brings > 0 {
             match self.place {
                 Place::Made | Place::Spoilt(_) => all.extend(self.brings(None)),
@@ -266,6 +273,10 @@ impl World {
                 for keeper in &mut self.keepers {
                     keeper.lag_by(JUMP);
                 }
+            }
+            Action::Ahead => {
+                self.budget.jumps -= 1;
+                self.ahead = AHEAD;
             }
             Action::Bring(ca) => {
                 self.budget.brings -= 1;
@@ -357,6 +368,7 @@ impl World {
             self.sign(keeper, defect)?;
         }
         self.pass(1);
+        self.ahead = self.ahead.saturating_sub(1);
         for keeper in &mut self.keepers {
             keeper.wait();
         }
@@ -557,7 +569,11 @@ impl Sig {
 
 impl Keys {
     pub(super) fn seen(self) -> Held {
-        let root = |ca: Ca| HeldRoot { fingerprint: id(ca.root), not_after: NOW + Duration::days(3652) };
+        let root = |ca: Ca| HeldRoot {
+            fingerprint: id(ca.root),
+            not_before: NOW - Duration::days(1),
+            not_after: NOW + Duration::days(3652),
+        };
         Held { current: root(self.current), next: self.next.map(root) }
     }
 }
@@ -580,8 +596,14 @@ pub(super) fn ago(age: u8) -> OffsetDateTime {
     NOW - Duration::seconds(i64::from(age))
 }
 
+/// What is noted for later than now passes for noted now: to wait for longer endangers nothing.
 fn age(since: OffsetDateTime) -> u8 {
-    u8::try_from((NOW - since).whole_seconds()).unwrap()
+    u8::try_from((NOW - since).whole_seconds().max(0)).unwrap()
+}
+
+/// By how much the API server's clock is ahead where it is mended soon.
+pub(super) fn ahead() -> Duration {
+    Duration::seconds(i64::from(JUMP))
 }
 
 pub(super) const NOTHING: Budget =
@@ -597,6 +619,8 @@ pub(super) const LIFE: u8 = 2;
 pub(super) const SLEEP: u8 = 1;
 /// Longer than any phase.
 const JUMP: u8 = 5;
+/// Ticks that such a clock stays ahead for: fewer than the product waits.
+const AHEAD: u8 = 1;
 /// Ages beyond this are all one.
 pub(super) const OLD: u8 = 10;
 const TICKS_TO_REST: usize = 40;

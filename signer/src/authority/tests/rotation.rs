@@ -3,6 +3,7 @@
 use super::*;
 use crate::authority::{
     plan::STABLE,
+    rotation::awaited,
     state::{HeldRoot, Signing},
 };
 use crate::config::LONGEST_SECONDS;
@@ -114,6 +115,8 @@ fn a_rotation_goes_through_all_its_steps() {
 
     let end = late + Duration::DAY + Duration::minutes(2);
     assert!(waits(&step(&scene.sight(&both), end - Duration::SECOND)));
+    let unseen = Sight { watched: Duration::minutes(14), ..scene.sight(&both) };
+    assert!(waits(&step(&unseen, end)), "the API server's clock is not enough");
     assert_eq!(step(&scene.sight(&both), end), Step::Promote, "the old key goes first");
     scene.roots = Roots::load(&scene.roots.promoted().data()).unwrap();
     assert_eq!(scene.roots.held().current.fingerprint, new);
@@ -220,6 +223,35 @@ fn a_clock_that_jumped_ahead_shortens_nothing() {
 }
 
 #[test]
+fn only_what_stays_due_is_watched() {
+    let (next, previous) = (Sha256::of(b"next"), Sha256::of(b"previous"));
+    let timing = sight().timing;
+    let at = |rotation, now| awaited(Some(rotation), timing, Clock::new(now, now));
+    assert_eq!(at(Rotation::Prepare { next }, NOW), Some(next));
+    assert_eq!(at(Rotation::Distribute { next, since: NOW }, NOW), Some(next));
+    assert_eq!(at(Rotation::Sign { previous, longest: DAY }, NOW), None);
+    let (drain, end) = (Rotation::Drain { previous, since: NOW, longest: DAY }, NOW + timing.drain(DAY));
+    assert_eq!(at(drain, end - Duration::SECOND), None);
+    assert_eq!(at(drain, end), Some(previous));
+    // The slower of the two clocks.
+    assert_eq!(awaited(Some(drain), timing, Clock::new(end, NOW)), None);
+    assert_eq!(awaited(Some(drain), timing, Clock::new(NOW, end)), None);
+}
+
+#[test]
+fn a_next_root_from_the_future_does_not_sign_yet() {
+    let scene = Scene::new().at_distribute(NOW);
+    let both = [scene.old(), scene.new_root()];
+    let late = NOW + Duration::HOUR;
+    let mut held = scene.roots.held();
+    held.next.as_mut().unwrap().not_before = late + Duration::SECOND;
+    let seen = Sight { root: Seen::Found(held), ..scene.sight(&both) };
+    let alarm = Some(Trouble::NotYetValid(late + Duration::SECOND));
+    assert!(matches!(step(&seen, late), Step::Sign { alarm: found, .. } if found == alarm));
+    assert_eq!(put(step(&seen, late + Duration::SECOND)).name, Name::Sign);
+}
+
+#[test]
 fn a_next_root_whose_key_is_lost_is_replaced_before_it_signs() {
     let scene = Scene::new().at_distribute(NOW);
     let both = [scene.old(), scene.new_root()];
@@ -229,7 +261,7 @@ fn a_next_root_whose_key_is_lost_is_replaced_before_it_signs() {
     let seen = |held| step(&Sight { root: Seen::Found(held), ..scene.sight(&both) }, late);
     assert_eq!(seen(held), Step::MakeNext);
     let another = Sha256::of(b"another");
-    held.next = Some(HeldRoot { fingerprint: another, not_after: NOW + make::ROOT_LIFE });
+    held.next = Some(HeldRoot { fingerprint: another, not_before: NOW, not_after: NOW + make::ROOT_LIFE });
     let again = put(seen(held));
     assert_eq!((again.name, again.plan.rotation), (Name::Prepare, Some(Rotation::Prepare { next: another })));
 }
@@ -425,6 +457,8 @@ fn a_process_goes_on_without_its_secret_only_while_nobody_can_have_switched() {
     }
     let end = stable.generation.usable_until();
     assert!(!goes_on(&stable, Clock::new(end, end)));
+    let early = stable.generation.not_before() - Duration::SECOND;
+    assert!(!goes_on(&stable, Clock::new(early, early)));
 }
 
 #[test]

@@ -190,6 +190,51 @@ async fn until(keepers: &mut [&mut Keeper], is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ca_that_was_made_by_a_clock_ahead_is_replaced_when_that_is_mended() {
+    let fake = served();
+    let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);
+    let issuing = |authority: &watch::Receiver<Authority>| {
+        authority.borrow().issuer.as_ref().ok().map(|issuer| issuer.generation().fingerprint())
+    };
+    until(&mut [&mut one, &mut two], || issuing(&first).is_some() && issuing(&first) == issuing(&second)).await;
+    let (before, above) = (issuing(&first), root(&first));
+    let mut made = vec![before];
+    for ahead in [20 * 86_400, 0] {
+        *fake.ahead.lock().unwrap() = ahead;
+        until(&mut [&mut one, &mut two], || {
+            let both = [issuing(&first), issuing(&second)];
+            both[0].is_some() && both[0] == both[1] && !made.contains(&both[0])
+        })
+        .await;
+        made.push(issuing(&first));
+        assert_eq!((root(&first), published(&fake)), (above, above.into_iter().collect()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_while_the_clock_is_ahead_withdraws_nothing() {
+    let fake = served();
+    let (mut old, seen) = keeper(&fake).await;
+    until(&mut [&mut old], || root(&seen).is_some()).await;
+    ask(&fake, ROTATE, "now");
+    until(&mut [&mut old], || phase(&seen) == "drain").await;
+    drop(old);
+    *fake.ahead.lock().unwrap() = 3_600;
+    let (mut keeper, authority) = keeper(&fake).await;
+    // The drain takes 4 s, and by the clock that is ahead it is over. Half a second of the one that it is watched for passes.
+    for _ in 0..25 {
+        keeper.look().await.unwrap();
+        assert_eq!((phase(&authority), published(&fake).len()), ("drain", 2));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    *fake.ahead.lock().unwrap() = 0;
+    let begun = Instant::now();
+    until(&mut [&mut keeper], || phase(&authority) == "stable").await;
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(published(&fake), [root(&authority).unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_replicas_rotate_the_root_once_and_sign_all_the_while() {
     let fake = served();
     let ((mut one, first), (mut two, second)) = (keeper(&fake).await, keeper(&fake).await);

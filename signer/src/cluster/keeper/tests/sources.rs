@@ -187,7 +187,7 @@ async fn another_root_signs_when_it_was_published_for_long_enough() {
     .await;
 }
 
-/// Each look is the first of a process, but in Distribute, where somebody has to watch the bundle; every other write fails on its way.
+/// Each look is the first of a process, but where somebody has to watch the bundle; every other write fails on its way.
 #[tokio::test(start_paused = true)]
 async fn processes_that_die_at_every_edge_end_where_one_would() {
     each(Scene::all(), async |mut scene| {
@@ -215,15 +215,18 @@ async fn processes_that_die_at_every_edge_end_where_one_would() {
         let (_, first) = go_on(&scene, "stable").await;
         let old = root(&first).unwrap();
         scene.rotate();
-        let (mut keeper, authority) = go_on(&scene, "distribute").await;
-        assert_eq!(root(&authority), Some(old));
-        let begun = Instant::now();
-        while phase(&authority) == "distribute" {
-            drop(keeper.look().await);
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not sign");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        go_on(&scene, "drain").await;
+        let watch = async |(mut keeper, authority): (Keeper, watch::Receiver<Authority>)| {
+            let (begun, watched) = (Instant::now(), super::phase(&authority));
+            while super::phase(&authority) == watched {
+                drop(keeper.look().await);
+                assert!(begun.elapsed() < Duration::from_secs(60), "{watched} does not end");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let distribute = go_on(&scene, "distribute").await;
+        assert_eq!(root(&distribute.1), Some(old));
+        watch(distribute).await;
+        watch(go_on(&scene, "drain").await).await;
         let (_, last) = go_on(&scene, "stable").await;
         let new = root(&last).unwrap();
         assert_eq!(published(&scene.fake), [new]);
