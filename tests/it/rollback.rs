@@ -176,11 +176,12 @@ fn an_etcd_from_before_a_rotation_is_noticed_by_who_lived_through_it() {
 
 /// A request that nobody answers, for no CA can be used.
 async fn holds(stage: &Stage, signer: &Signer, pod: &Pod) -> Request {
-    let request = stage.request_for(pod).make().await;
+    // Until it looks again, it signs with what it has confirmed.
     until("the signer knows better", async || {
         (signer.metric("podmint_signer_ca_trouble", &["other_root"]).await > 0.5).then_some(())
     })
     .await;
+    let request = stage.request_for(pod).make().await;
     is_not_answered(stage, &request).await;
     let usable = signer.metric("podmint_signer_ca_usable_until_timestamp_seconds", &[]).await;
     assert!(usable < 0.5, "it says that a CA can be used until {usable}");
