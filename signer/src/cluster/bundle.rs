@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{
     calls::{CallError, Calls},
+    following::encode,
     versions::{BUNDLES, GROUP, Version},
-    watch::encode,
 };
 use crate::{
     config::PodSigner,

@@ -7,6 +7,7 @@ pub mod clock;
 pub(crate) mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod following;
 pub(crate) mod gait;
 pub(crate) mod guard;
 pub(crate) mod keeper;

@@ -9,8 +9,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     calls::{CallError, Calls, stay_away},
+    following::{SILENCE, STREAM, encode},
     lines::{Line, Lines},
-    watch::encode,
 };
 use crate::{
     chain::Chain,
@@ -192,9 +192,6 @@ pub(crate) const PATH: &str = "/apis/podmint.dev/v1alpha1/podsigners";
 
 const AT_MOST_EVERY: Duration = Duration::from_millis(200);
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
-/// The API server ends the stream in time, or it is dead.
-const STREAM: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(35);
 
 #[cfg(test)]
 mod tests;

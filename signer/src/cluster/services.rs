@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use kube::client::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
@@ -15,16 +16,16 @@ use tokio::{
 };
 
 use super::{
-    calls::{CallError, Calls, Status, stay_away},
-    lines::{Line, Lines},
-    watch::{AT_ONCE, Event, NOTHING, ROLLED_BACK, encode, is_older},
+    calls::{CallError, Calls, stay_away},
+    following::{End, Event, Left, NoEvent, RETRY, Watched, encode, follow, next_line},
+    lines::Lines,
 };
 use crate::{
     chain::Chain,
     health::Token,
     metrics::Metrics,
     names::{Namespace, ServiceName},
-    pace::{Backoff, Pace, chance},
+    pace::{Pace, chance},
     pipeline::{Labels, Service, Services},
 };
 
@@ -86,32 +87,6 @@ pub(crate) async fn of_namespace(calls: &Calls, namespace: &Namespace) -> Result
     Ok(services)
 }
 
-/// Why there is no more to hear.
-enum End {
-    /// As every watch does in the end: go on from the last event.
-    Over,
-    /// What comes next is not known any more: list again.
-    Lost(&'static str),
-    Failed(Failure),
-}
-
-struct Failure {
-    cause: &'static str,
-    error: String,
-    retry_after: Option<Duration>,
-}
-
-impl End {
-    fn failed(cause: &'static str, error: String) -> Self {
-        Self::Failed(Failure { cause, error, retry_after: None })
-    }
-
-    fn refused(error: &CallError) -> Self {
-        let retry_after = error.retry_after();
-        Self::Failed(Failure { cause: "error", error: Chain(error).to_string(), retry_after })
-    }
-}
-
 impl ServiceWatch {
     /// For ever.
     pub(crate) async fn run(mut self) {
@@ -122,7 +97,12 @@ impl ServiceWatch {
                 Ok(from) => {
                     attempt = 0;
                     drop(self.token.take());
-                    let cause = self.follow(from).await;
+                    let (calls, metrics, pace) = (self.calls.clone(), self.metrics.clone(), self.pace);
+                    let cause = match follow(&mut self, &calls, &metrics, pace, from).await {
+                        Left::List(cause) => cause,
+                        Left::Unserved(error) => error.cause(),
+                        Left::Stopped => return,
+                    };
                     self.metrics.watch_restarted(cause);
                 }
                 Err(error) => {
@@ -163,79 +143,13 @@ impl ServiceWatch {
         }
     }
 
-    /// Watches from a resourceVersion on until it is time to list again. Says why.
-    async fn follow(&self, mut from: String) -> &'static str {
-        let begun = Instant::now();
-        let mut attempt = 0_u32;
-        let mut obstacle = None;
-        while begun.elapsed() < RELIST {
-            let (known, opened) = (from.clone(), Instant::now());
-            let end = match obstacle {
-                Some(end) => end,
-                None => self.stream(&mut from).await,
-            };
-            let is_empty = from == known && opened.elapsed() < self.pace.of(AT_ONCE);
-            let end = if is_empty && matches!(end, End::Over) { End::failed("error", NOTHING.to_owned()) } else { end };
-            match end {
-                End::Over => attempt = 0,
-                End::Lost(cause) => return cause,
-                End::Failed(Failure { cause, error, retry_after }) => {
-                    attempt = if from == known { attempt.saturating_add(1) } else { 0 };
-                    let wait = stay_away(retry_after, self.pace.of(RETRY.wait(attempt, chance())));
-                    tracing::info!(error, again_in = ?wait, "watching Services again");
-                    self.metrics.watch_restarted(cause);
-                    sleep(wait).await;
-                }
-            }
-            obstacle = match is_older(&self.calls, &format!("{SERVICES}?"), &from).await {
-                Ok(false) => None,
-                Ok(true) => Some(End::Lost(ROLLED_BACK)),
-                Err(error) => Some(End::refused(&error)),
-            };
-        }
-        "ended"
-    }
-
-    async fn stream(&self, from: &mut String) -> End {
-        let path = format!(
-            "{SERVICES}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
-            STREAM.as_secs(),
-            encode(from)
-        );
-        let mut lines = match self.calls.open(&path).await {
-            Ok(body) => Lines::new(body),
-            Err(error) if error.is_expired() => return End::Lost("expired"),
-            Err(error) => return End::refused(&error),
-        };
-        self.seen.change(|_same| ());
-        loop {
-            match lines.next(SILENCE).await {
-                Line::Whole(line) => {
-                    if let Err(end) = self.event(&line, from) {
-                        return end;
-                    }
-                }
-                // What it said is not known: begin anew.
-                Line::TooLong => return End::Lost("error"),
-                Line::Silence => return End::failed("silent", "nothing was heard".to_owned()),
-                Line::End(None) => return End::Over,
-                Line::End(Some(error)) => return End::failed("error", error),
-            }
-        }
-    }
-
     fn event(&self, line: &[u8], from: &mut String) -> Result<(), End> {
-        let event: Event<'_> = match serde_json::from_slice(line) {
+        let event = match Event::read(line) {
             Ok(event) => event,
-            // A stream that is cut off ends in half a line.
-            Err(error) if error.is_eof() => return Err(End::Over),
-            Err(error) => return Err(End::failed("error", error.to_string())),
+            Err(NoEvent::End(end)) => return Err(end),
+            // What it said is not known: begin anew.
+            Err(NoEvent::Malformed(_)) => return Err(End::Lost("error")),
         };
-        if event.kind == "ERROR" {
-            let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
-            let expired = status.code == http::StatusCode::GONE.as_u16() || status.reason == "Expired";
-            return Err(if expired { End::Lost("expired") } else { End::failed("error", status.message) });
-        }
         let Some(object) = self.read(event.object) else { return Ok(()) };
         if let Some(version) = &object.metadata.resource_version {
             version.clone_into(from);
@@ -263,6 +177,38 @@ impl ServiceWatch {
                 tracing::warn!(%error, "skipped a Service that cannot be read");
             })
             .ok()
+    }
+}
+
+impl Watched for ServiceWatch {
+    fn name(&self) -> String {
+        "Services".to_owned()
+    }
+
+    fn list(&self) -> String {
+        format!("{SERVICES}?")
+    }
+
+    async fn opened(&mut self, _is_anew: bool) -> Result<(), End> {
+        self.seen.change(|_same| ());
+        Ok(())
+    }
+
+    async fn read(&mut self, mut lines: Lines<Body>, from: &mut String) -> End {
+        loop {
+            let read = match next_line(&mut lines).await {
+                Ok(Some(line)) => self.event(&line, from),
+                Ok(None) => Err(End::Lost("error")),
+                Err(end) => Err(end),
+            };
+            if let Err(end) = read {
+                return end;
+            }
+        }
+    }
+
+    async fn broke_off(&mut self) -> Result<(), End> {
+        Ok(())
     }
 }
 
@@ -311,14 +257,8 @@ impl Object {
 }
 
 const SERVICES: &str = "/api/v1/services";
-const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 /// A Service weighs one to three kB.
 const PAGE: u32 = 500;
-/// As for certificate requests: a stream this short needs no bookmarks to show that it is alive.
-const STREAM: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(35);
-/// A watch that lost an event without a word would otherwise lose it for ever.
-const RELIST: Duration = Duration::from_mins(10);
 /// After this long without a word from the API server, names are not given by what was known: a Service may be gone.
 const TRUSTED: Duration = Duration::from_secs(60);
 /// A selector longer than this is nobody's; it would only fill our memory.
@@ -387,7 +327,7 @@ mod tests {
         fake.instead(move |_, path, _| {
             let added = json!({"type": "ADDED", "object": object("new", "11")}).to_string();
             Some(match path {
-                path if path.ends_with("&limit=1") => match asked.fetch_add(1, Ordering::SeqCst) {
+                path if path.ends_with("limit=1") => match asked.fetch_add(1, Ordering::SeqCst) {
                     0 | 1 => Instead::Json(503, json!({"code": 503})),
                     _ => page("10", &[]),
                 },
@@ -418,7 +358,7 @@ mod tests {
         let calls = fake.heard.lock().unwrap().clone();
         let calls = calls.iter().map(|call| match () {
             () if call.contains("watch=true") => "watch",
-            () if call.ends_with("&limit=1") => "ask",
+            () if call.ends_with("limit=1") => "ask",
             () => "list",
         });
         assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
@@ -432,7 +372,7 @@ mod tests {
         let is_first = |count: &AtomicUsize| count.fetch_add(1, Ordering::SeqCst) == 0;
         fake.instead(move |_, path, _| {
             Some(match path {
-                path if path.ends_with("&limit=1") => page(),
+                path if path.ends_with("limit=1") => page(),
                 path if path.contains("watch=true") && is_first(&streams) => busy(30),
                 path if path.contains("watch=true") => Instead::Lines(Vec::new(), true),
                 _ if is_first(&lists) => busy(30),

@@ -1,18 +1,19 @@
 //! The requests of one signer name: listed in pages, then watched, then listed again. Whatever happens to the connection, the
 //! versions or single objects, the watch goes on; it ends only when it is stopped.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
+use kube::client::Body;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 
 use super::{
-    calls::{CallError, Calls, Status, stay_away},
-    lines::{Line, Lines},
+    calls::{CallError, Calls, stay_away},
+    following::{End, Event, Head, Left, NoEvent, RETRY, StreamError, Watched, encode, follow, next_line},
+    lines::Lines,
     versions::{GROUP, REQUESTS, Version, Versions},
     wire::RequestObject,
 };
@@ -20,7 +21,7 @@ use crate::{
     chain::Chain,
     metrics::Metrics,
     names::{RequestUid, SignerName},
-    pace::{Backoff, Pace, chance, sleep_until},
+    pace::{Pace, chance, sleep_until},
 };
 
 /// What the watch tells the controller.
@@ -129,18 +130,6 @@ impl Rest {
     }
 }
 
-/// Why a stream of events ended.
-#[derive(Debug)]
-enum End {
-    /// As every watch does in the end: go on from the last event.
-    Over,
-    /// What comes next is not known any more: list again.
-    Lost(&'static str),
-    Failed(WatchError),
-    /// Nobody listens.
-    Stopped,
-}
-
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
     #[error(
@@ -150,11 +139,7 @@ enum WatchError {
     #[error("could not list {REQUESTS}")]
     List(#[source] CallError),
     #[error("could not watch {REQUESTS}")]
-    Open(#[source] CallError),
-    #[error("the watch of {REQUESTS} broke off: {0}")]
-    Broken(String),
-    #[error("the watch of {REQUESTS} was silent")]
-    Silent,
+    Watch(#[source] StreamError),
     #[error("the controller has stopped listening")]
     Stopped,
 }
@@ -162,15 +147,16 @@ enum WatchError {
 impl WatchError {
     fn cause(&self) -> &'static str {
         match self {
-            Self::Silent => "silent",
-            Self::NotServed | Self::List(_) | Self::Open(_) | Self::Broken(_) | Self::Stopped => "error",
+            Self::Watch(error) => error.cause(),
+            Self::NotServed | Self::List(_) | Self::Stopped => "error",
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::List(error) | Self::Open(error) => error.retry_after(),
-            Self::NotServed | Self::Broken(_) | Self::Silent | Self::Stopped => None,
+            Self::List(error) => error.retry_after(),
+            Self::Watch(error) => error.retry_after(),
+            Self::NotServed | Self::Stopped => None,
         }
     }
 
@@ -178,8 +164,9 @@ impl WatchError {
     fn is_unserved(&self) -> bool {
         match self {
             Self::NotServed => true,
-            Self::List(error) | Self::Open(error) => error.is_unserved(),
-            Self::Broken(_) | Self::Silent | Self::Stopped => false,
+            Self::List(error) => error.is_unserved(),
+            Self::Watch(error) => error.is_unserved(),
+            Self::Stopped => false,
         }
     }
 }
@@ -204,12 +191,14 @@ impl Watch {
                 }
                 Ok((version, from)) => {
                     attempt = 0;
-                    match self.follow(listing.round, version, from, &mut rest).await {
-                        Ok(cause) => {
+                    let mut requests = Requests { watch: &self, round: listing.round, version, rest: &mut rest };
+                    match follow(&mut requests, &self.calls, &self.metrics, self.pace, from).await {
+                        Left::List(cause) => {
                             self.metrics.watch_restarted(cause);
                             continue;
                         }
-                        Err(error) => error,
+                        Left::Unserved(error) => WatchError::Watch(error),
+                        Left::Stopped => return,
                     }
                 }
             };
@@ -285,7 +274,7 @@ impl Watch {
     async fn page(&self, version: Version, place: &mut Place) -> Result<Page, WatchError> {
         loop {
             let Place { next, at_once } = &*place;
-            let path = format!("{}?{}&limit={at_once}&continue={}", path(version), self.selector(), encode(next));
+            let path = format!("{}limit={at_once}&continue={}", self.list_of(version), encode(next));
             match self.calls.get::<Page>(&path).await {
                 Ok(page) => return Ok(page),
                 // Annotations may weigh a quarter of a megabyte each.
@@ -301,170 +290,6 @@ impl Watch {
                 }
             }
         }
-    }
-
-    /// Watches from a resourceVersion on, again and again, until it is time to list. Says why.
-    async fn follow(
-        &self,
-        round: u64,
-        version: Version,
-        mut from: String,
-        rest: &mut Rest,
-    ) -> Result<&'static str, WatchError> {
-        let begun = Instant::now();
-        let (mut attempt, mut is_anew) = (0_u32, true);
-        let mut obstacle = None;
-        while begun.elapsed() < RELIST {
-            let (known, opened) = (from.clone(), Instant::now());
-            let end = match obstacle {
-                Some(end) => end,
-                None => self.stream(round, version, &mut from, is_anew, rest).await,
-            };
-            let is_empty = from == known && opened.elapsed() < self.pace.of(AT_ONCE);
-            let end = if is_empty && matches!(end, End::Over) {
-                End::Failed(WatchError::Broken(NOTHING.to_owned()))
-            } else {
-                end
-            };
-            is_anew = !matches!(end, End::Over);
-            if is_anew {
-                self.tell(News::Deaf).await?;
-            }
-            match end {
-                End::Over => attempt = 0,
-                End::Lost(cause) => return Ok(cause),
-                End::Stopped => return Err(WatchError::Stopped),
-                End::Failed(error) if error.is_unserved() => return Err(error),
-                End::Failed(error) => {
-                    // A stream that brought something was alive: its end is no sign that the next will fail.
-                    attempt = if from == known { attempt.saturating_add(1) } else { 0 };
-                    let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
-                    tracing::info!(signer = %self.signer, error = %Chain(&error), again_in = ?wait, "watching again");
-                    self.metrics.watch_restarted(error.cause());
-                    tokio::time::sleep(wait).await;
-                }
-            }
-            if self.out.is_closed() {
-                return Err(WatchError::Stopped);
-            }
-            obstacle = self.obstacle(version, &from).await;
-        }
-        Ok("ended")
-    }
-
-    /// What stands against watching from here on.
-    async fn obstacle(&self, version: Version, from: &str) -> Option<End> {
-        match is_older(&self.calls, &format!("{}?{}", path(version), self.selector()), from).await {
-            Ok(false) => None,
-            Ok(true) => Some(End::Lost(ROLLED_BACK)),
-            Err(error) => Some(End::Failed(WatchError::List(error))),
-        }
-    }
-
-    async fn stream(&self, round: u64, version: Version, from: &mut String, is_anew: bool, rest: &mut Rest) -> End {
-        let path = format!(
-            "{}?{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={}",
-            path(version),
-            self.selector(),
-            STREAM.as_secs(),
-            encode(from)
-        );
-        let mut lines = match self.calls.open(&path).await {
-            Ok(body) => Lines::new(body),
-            Err(error) if error.is_expired() => return End::Lost("expired"),
-            Err(error) => return End::Failed(WatchError::Open(error)),
-        };
-        if is_anew && self.tell(News::Open).await.is_err() {
-            return End::Stopped;
-        }
-        loop {
-            let due = rest.due();
-            let line = tokio::select! {
-                line = lines.next(SILENCE) => line,
-                () = self.out.closed() => return End::Stopped,
-                () = rest.changed() => continue,
-                () = sleep_until(due) => match self.list_on(round, version, rest).await {
-                    Ok(()) => continue,
-                    Err(_stopped) => return End::Stopped,
-                },
-            };
-            let whole = match line {
-                Line::Whole(line) => line,
-                Line::TooLong => {
-                    self.skip("an event is longer than any object can be");
-                    // Its resourceVersion is lost with it, but that of the next event covers it.
-                    continue;
-                }
-                Line::Silence => return End::Failed(WatchError::Silent),
-                Line::End(None) => return End::Over,
-                Line::End(Some(error)) => return End::Failed(WatchError::Broken(error)),
-            };
-            match self.event(round, version, &whole, from).await {
-                Ok(()) => {}
-                Err(end) => return end,
-            }
-        }
-    }
-
-    async fn event(&self, round: u64, version: Version, line: &[u8], from: &mut String) -> Result<(), End> {
-        let event: Event<'_> = match serde_json::from_slice(line) {
-            Ok(event) => event,
-            // A stream that is cut off ends in half a line.
-            Err(error) if error.is_eof() => return Err(End::Over),
-            Err(error) => {
-                self.skip(&error.to_string());
-                return Ok(());
-            }
-        };
-        let told = match &*event.kind {
-            "ADDED" | "MODIFIED" => {
-                let request: RequestObject = match serde_json::from_str(event.object.get()) {
-                    Ok(request) => request,
-                    Err(error) => {
-                        self.skip(&error.to_string());
-                        return Ok(());
-                    }
-                };
-                if let Ok(target) = request.target() {
-                    target.resource_version.as_str().clone_into(from);
-                }
-                self.see(News::Seen, round, version, request).await
-            }
-            "DELETED" => {
-                match serde_json::from_str::<RequestObject>(event.object.get()).map(|request| request.target()) {
-                    Ok(Ok(target)) => {
-                        target.resource_version.as_str().clone_into(from);
-                        self.tell(News::Gone(target.uid)).await
-                    }
-                    Ok(Err(error)) => {
-                        self.skip(&error.to_string());
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.skip(&error.to_string());
-                        Ok(())
-                    }
-                }
-            }
-            "BOOKMARK" => {
-                if let Ok(mark) = serde_json::from_str::<Head>(event.object.get()) {
-                    *from = mark.metadata.resource_version;
-                }
-                Ok(())
-            }
-            "ERROR" => {
-                let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
-                if status.code == http::StatusCode::GONE.as_u16() || status.reason == "Expired" {
-                    return Err(End::Lost("expired"));
-                }
-                return Err(End::Failed(WatchError::Broken(format!("{} {}", status.code, status.message))));
-            }
-            other => {
-                self.skip(&format!("an event of unknown type {:?}", crate::names::clip(other)));
-                Ok(())
-            }
-        };
-        told.map_err(|_stopped| End::Stopped)
     }
 
     async fn see(
@@ -493,35 +318,119 @@ impl Watch {
         tracing::warn!(signer = %self.signer, why, "skipped an object that cannot be read");
     }
 
-    fn selector(&self) -> String {
-        format!("fieldSelector={}", encode(&format!("spec.signerName={}", self.signer)))
+    /// The path of all requests of the cluster that are for this signer, with a query that goes on.
+    fn list_of(&self, version: Version) -> String {
+        let selector = format!("spec.signerName={}", self.signer);
+        format!("/apis/{GROUP}/{}/{REQUESTS}?fieldSelector={}&", version.as_str(), encode(&selector))
     }
 }
 
-/// Whether etcd has not come as far as what was seen of it, so that it is an older one. A watch of such a one would be silent until it
-/// has, and what happens meanwhile would never be seen: nobody watches before this is known. A list of one tells, for it is as new as
-/// etcd; resourceVersions of one kind are ordered (KEP-5504). `list` is a path with its query.
-pub(super) async fn is_older(calls: &Calls, list: &str, seen: &str) -> Result<bool, CallError> {
-    let head: Head = calls.get(&format!("{list}&limit=1")).await?;
-    let places = head.metadata.resource_version.parse::<u64>().ok().zip(seen.parse().ok());
-    Ok(places.is_some_and(|(now, seen)| now < seen))
+/// What is watched once a listing has ended.
+struct Requests<'a> {
+    watch: &'a Watch,
+    /// The listing's number.
+    round: u64,
+    version: Version,
+    rest: &'a mut Rest,
 }
 
-/// The cause for which it is listed again then.
-pub(super) const ROLLED_BACK: &str = "rolled_back";
-
-/// The path of all requests of the cluster.
-fn path(version: Version) -> String {
-    format!("/apis/{GROUP}/{}/{REQUESTS}", version.as_str())
-}
-
-/// Percent-encodes a query's value.
-pub(crate) fn encode(value: &str) -> Cow<'_, str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if value.bytes().all(plain) {
-        return value.into();
+impl Watched for Requests<'_> {
+    fn name(&self) -> String {
+        format!("requests of {}", self.watch.signer)
     }
-    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+
+    fn list(&self) -> String {
+        self.watch.list_of(self.version)
+    }
+
+    async fn opened(&mut self, is_anew: bool) -> Result<(), End> {
+        if is_anew { self.tell(News::Open).await } else { Ok(()) }
+    }
+
+    async fn read(&mut self, mut lines: Lines<Body>, from: &mut String) -> End {
+        loop {
+            let due = self.rest.due();
+            let line = tokio::select! {
+                line = next_line(&mut lines) => line,
+                () = self.watch.out.closed() => return End::Stopped,
+                () = self.rest.changed() => continue,
+                () = sleep_until(due) => match self.watch.list_on(self.round, self.version, self.rest).await {
+                    Ok(()) => continue,
+                    Err(_stopped) => return End::Stopped,
+                },
+            };
+            let read = match line {
+                Ok(Some(line)) => self.event(&line, from).await,
+                // Its resourceVersion is lost with it, but that of the next event covers it.
+                Ok(None) => {
+                    self.watch.skip("an event is longer than any object can be");
+                    Ok(())
+                }
+                Err(end) => Err(end),
+            };
+            if let Err(end) = read {
+                return end;
+            }
+        }
+    }
+
+    async fn broke_off(&mut self) -> Result<(), End> {
+        self.tell(News::Deaf).await
+    }
+}
+
+impl Requests<'_> {
+    async fn event(&self, line: &[u8], from: &mut String) -> Result<(), End> {
+        let event = match Event::read(line) {
+            Ok(event) => event,
+            Err(NoEvent::End(end)) => return Err(end),
+            Err(NoEvent::Malformed(error)) => {
+                self.watch.skip(&error.to_string());
+                return Ok(());
+            }
+        };
+        match &*event.kind {
+            "ADDED" | "MODIFIED" | "DELETED" => match serde_json::from_str::<RequestObject>(event.object.get()) {
+                Ok(request) => self.seen(request, event.kind == "DELETED", from).await,
+                Err(error) => {
+                    self.watch.skip(&error.to_string());
+                    Ok(())
+                }
+            },
+            "BOOKMARK" => {
+                if let Ok(mark) = serde_json::from_str::<Head>(event.object.get()) {
+                    *from = mark.metadata.resource_version;
+                }
+                Ok(())
+            }
+            other => {
+                self.watch.skip(&format!("an event of unknown type {:?}", crate::names::clip(other)));
+                Ok(())
+            }
+        }
+    }
+
+    async fn seen(&self, request: RequestObject, is_gone: bool, from: &mut String) -> Result<(), End> {
+        let target = request.target();
+        if let Ok(target) = &target {
+            target.resource_version.as_str().clone_into(from);
+        }
+        match target {
+            _ if !is_gone => {
+                let seen = self.watch.see(News::Seen, self.round, self.version, request).await;
+                seen.map_err(|_stopped| End::Stopped)
+            }
+            Ok(target) => self.tell(News::Gone(target.uid)).await,
+            Err(error) => {
+                self.watch.skip(&error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    async fn tell(&self, news: News) -> Result<(), End> {
+        self.watch.tell(news).await.map_err(|_stopped| End::Stopped)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -539,40 +448,10 @@ struct PageMetadata {
     next: Option<String>,
 }
 
-/// One line of any watch.
-#[derive(Deserialize)]
-pub(super) struct Event<'a> {
-    #[serde(rename = "type", borrow)]
-    pub(super) kind: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) object: &'a RawValue,
-}
-
-/// A bookmark, or a list without what is in it.
-#[derive(Deserialize)]
-struct Head {
-    metadata: HeadMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HeadMetadata {
-    resource_version: String,
-}
-
-const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 /// How often a page is tried before its listing is begun anew: for six seconds.
 const MOST_TRIES: u32 = 5;
 /// What a request weighs at most is 40 kB, 3 kB as a rule.
 const PAGE: u32 = 500;
-/// A stream this short needs no bookmarks to show that it is alive: the API server ends it in time, or it is dead.
-const STREAM: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(35);
-/// A stream that ends so soon and brings nothing, as one through a proxy may, will do so again: it would be opened hundreds of times a second.
-pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
-pub(super) const NOTHING: &str = "it ended at once and brought nothing";
-/// A watch that lost an event without a word would otherwise lose it for ever.
-const RELIST: Duration = Duration::from_mins(10);
 
 #[cfg(test)]
 mod tests;
