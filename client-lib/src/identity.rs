@@ -150,7 +150,7 @@ impl PodIdentity {
         self.running.shared.moment()
     }
 
-    /// A reading on behalf of a peer whose issuer is unknown; a newer snapshot if there is one.
+    /// A reading on behalf of a peer whose issuer or trust domain is unknown; a newer snapshot if there is one.
     pub(crate) fn newer_than(&self, generation: u64) -> Option<Arc<Snapshot>> {
         self.running.shared.reload_if_rested();
         let now = self.snapshot();

@@ -413,5 +413,12 @@ fn reason_for(error: &webpki::Error, moment: Moment) -> Reason {
 
 /// Whose anchors a refusal is about, for a second look after a reload.
 pub(crate) fn may_be_cured_by_reload(reason: &Reason) -> bool {
-    matches!(reason, Reason::UnknownIssuer | Reason::BadSignature | Reason::EmptyTrust | Reason::AnchorNotValid)
+    matches!(
+        reason,
+        Reason::UnknownTrustDomain
+            | Reason::UnknownIssuer
+            | Reason::BadSignature
+            | Reason::EmptyTrust
+            | Reason::AnchorNotValid
+    )
 }

@@ -350,6 +350,26 @@ async fn a_new_root_is_found_in_the_handshake_that_needs_it() {
     assert_eq!(identity.snapshot().generation(), 2);
 }
 
+#[tokio::test]
+async fn a_new_trust_domain_is_found_in_the_handshake_that_needs_it() {
+    let (home, friend) = (Authority::new(DOMAIN), Authority::new("friend.example"));
+    let credential = ("credential-bundle.private-key.x509.pem", home.issue(CART).bundle());
+    let ours = ("prod.example.org.spiffe-trust-bundle.x509.pem", home.trust());
+    let theirs = ("friend.example.spiffe-trust-bundle.x509.pem", friend.trust());
+    let pod = Pod::new();
+    pod.volume.write(&[credential.clone(), ours.clone()]);
+    let faults = Faults::new();
+    faults.begin(Fault::NoEvents);
+    let source = Source::folder(pod.folder.path()).builder().provider(kit::aws());
+    let identity = source.files(faults.files()).poll_interval(NEVER).start().await.unwrap();
+    until("the first loads are over", || identity.health().loads > 1).await;
+    pod.volume.write(&[credential, ours, theirs]);
+    assert_eq!(identity.snapshot().trust().count(), 1);
+    let everyone = podmint::Authorizer::not(podmint::Authorizer::one_of([]));
+    kit::server_says(&identity, everyone, &friend.issue("/ns/x/sa/guest")).await.unwrap();
+    assert_eq!(identity.snapshot().trust().count(), 2);
+}
+
 /// For each step of the reader and each run of the writer's steps: the pair that is published matches, and it is the last one in the end.
 #[tokio::test]
 async fn no_interleaving_of_writer_and_reader_publishes_a_torn_pair() {
