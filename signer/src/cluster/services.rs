@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     calls::{CallError, Calls, stay_away},
-    following::{End, Event, Left, NoEvent, RETRY, Watched, encode, follow, next_line},
+    following::{End, Event, Left, NoEvent, RETRY, StreamError, Watched, encode, follow, next_line},
     lines::Lines,
 };
 use crate::{
@@ -93,26 +93,27 @@ impl ServiceWatch {
         drop(self.seen.wanted.subscribe().wait_for(|wanted| *wanted).await);
         let mut attempt = 0_u32;
         loop {
-            match self.list().await {
+            let (error, retry_after) = match self.list().await {
                 Ok(from) => {
-                    attempt = 0;
                     drop(self.token.take());
                     let (calls, metrics, pace) = (self.calls.clone(), self.metrics.clone(), self.pace);
-                    let cause = match follow(&mut self, &calls, &metrics, pace, from).await {
-                        Left::List(cause) => cause,
-                        Left::Unserved(error) => error.cause(),
+                    match follow(&mut self, &calls, &metrics, pace, from).await {
+                        Left::List(cause) => {
+                            attempt = 0;
+                            self.metrics.watch_restarted(cause);
+                            continue;
+                        }
+                        Left::Unserved(error) => (Chain(&error).to_string(), error.retry_after()),
                         Left::Stopped => return,
-                    };
-                    self.metrics.watch_restarted(cause);
+                    }
                 }
-                Err(error) => {
-                    self.metrics.watch_restarted("error");
-                    let wait = stay_away(error.retry_after(), self.pace.of(RETRY.wait(attempt, chance())));
-                    attempt = attempt.saturating_add(1);
-                    tracing::warn!(error = %Chain(&error), again_in = ?wait, "cannot list Services: pods that are to have their names wait");
-                    sleep(wait).await;
-                }
-            }
+                Err(error) => (Chain(&error).to_string(), error.retry_after()),
+            };
+            self.metrics.watch_restarted("error");
+            let wait = stay_away(retry_after, self.pace.of(RETRY.wait(attempt, chance())));
+            attempt = attempt.saturating_add(1);
+            tracing::warn!(error, again_in = ?wait, "cannot see Services: pods that are to have their names wait");
+            sleep(wait).await;
         }
     }
 
@@ -147,8 +148,7 @@ impl ServiceWatch {
         let event = match Event::read(line) {
             Ok(event) => event,
             Err(NoEvent::End(end)) => return Err(end),
-            // What it said is not known: begin anew.
-            Err(NoEvent::Malformed(_)) => return Err(End::Lost("error")),
+            Err(NoEvent::Malformed(error)) => return Err(End::Failed(StreamError::Broken(error.to_string()))),
         };
         let Some(object) = self.read(event.object) else { return Ok(()) };
         if let Some(version) = &object.metadata.resource_version {
@@ -198,6 +198,7 @@ impl Watched for ServiceWatch {
         loop {
             let read = match next_line(&mut lines).await {
                 Ok(Some(line)) => self.event(&line, from),
+                // What it said is not known: begin anew.
                 Ok(None) => Err(End::Lost("error")),
                 Err(end) => Err(end),
             };
@@ -363,6 +364,32 @@ mod tests {
         });
         assert_eq!(calls.collect::<Vec<_>>()[..6], ["list", "watch", "ask", "ask", "ask", "list"]);
         assert!(metrics.text().unwrap().contains("watch_restarts_total{cause=\"rolled_back\"} 1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_fails_each_time_is_opened_less_and_less_often() {
+        let failures: [fn() -> Instead; 2] = [
+            || Instead::Json(404, json!({"code": 404, "message": "404 page not found"})),
+            || Instead::Lines(vec!["{]".to_owned()], false),
+        ];
+        for failure in failures {
+            let (fake, streams) = (Fake::new(), AtomicUsize::new(0));
+            fake.instead(move |_, path, _| {
+                if !path.contains("watch=true") {
+                    return Some(Instead::Json(200, json!({"metadata": {"resourceVersion": "5"}})));
+                }
+                assert!(streams.fetch_add(1, Ordering::SeqCst) < 1_000, "it never waits");
+                Some(failure())
+            });
+            let seen = SeenServices::new();
+            seen.want();
+            let (metrics, pace) = (Metrics::new(), Pace::compressed(1000));
+            let watching = tokio::spawn(ServiceWatch { calls: fake.calls(), seen, metrics, pace, token: None }.run());
+            sleep(pace.of(Duration::from_mins(1))).await;
+            let opened = fake.count_of("watch=true");
+            assert!((3..=20).contains(&opened), "{opened} times in a minute");
+            watching.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]
